@@ -1,0 +1,46 @@
+"""The notebook chores that nbdev leaves to Quarto or to Jupyter
+
+python .ci/nbs.py run [NOTEBOOK ...]    run notebooks (all of them by default) and save their outputs
+python .ci/nbs.py test [NOTEBOOK ...]   run them and save nothing
+python .ci/nbs.py readme                write README.md from nbs/index.ipynb"""
+from pathlib import Path
+import os, sys, time
+
+import nbformat
+from nbclient import NotebookClient
+
+root = Path(__file__).resolve().parents[1]
+# fastai's import of torchvision warns on every start: not for the pages
+os.environ['PYTHONWARNINGS'] = 'ignore:`torch.jit.script` is deprecated:FutureWarning'
+
+def notebooks(names): return [Path(o).resolve() for o in names] or sorted((root/'nbs').rglob('[!_.]*.ipynb'))
+
+def execute(names, save):
+    for p in notebooks(names):
+        start = time.time()
+        nb = nbformat.read(p, as_version=4)
+        NotebookClient(nb, timeout=900, kernel_name='python3', resources=dict(metadata=dict(path=str(root/'nbs')))).execute()
+        if save: nbformat.write(nb, p)
+        print(f'{p.relative_to(root)}: ran in {time.time()-start:.0f} s', flush=True)
+
+def output_md(o):
+    "One cell output as Markdown"
+    if o.output_type == 'stream': return f'```\n{o.text.rstrip()}\n```'
+    data = o.get('data', {})
+    if 'text/markdown' in data: return data['text/markdown'].strip()
+    return f'```\n{data["text/plain"].rstrip()}\n```' if 'text/plain' in data else ''
+
+def readme():
+    nb, out = nbformat.read(root/'nbs/index.ipynb', as_version=4), []
+    for c in nb.cells:
+        if c.source.startswith('#| hide'): continue
+        if c.cell_type == 'markdown': out.append(c.source.strip())
+        else: out += [f'```python\n{c.source.strip()}\n```', *map(output_md, c.outputs)]
+    note = '<!-- Written from nbs/index.ipynb: edit that. -->'
+    (root/'README.md').write_text('\n\n'.join([note, *filter(None, out)]) + '\n', encoding='utf-8')
+
+if __name__ == '__main__':
+    todo, *names = sys.argv[1:] or ['']
+    if todo in ('run', 'test'): execute(names, save=todo == 'run')
+    elif todo == 'readme': readme()
+    else: sys.exit(__doc__)

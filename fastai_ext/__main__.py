@@ -1,0 +1,4 @@
+"`python -m fastai_ext` is the command `fastai-ext`"
+from .fashion import main
+
+main()

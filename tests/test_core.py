@@ -1,0 +1,41 @@
+"`kept_rng` and `undisturbed` put everything back"
+from fastai.basics import *
+from fastai.callback.progress import *
+from fastai.test_utils import synth_learner
+import contextlib, pytest
+
+from fastai_ext.core import kept_rng, undisturbed
+
+def _draws(): return torch.rand(2).tolist(), np.random.rand(), random.random()
+
+def test_kept_rng_after_an_error():
+    set_seed(3)
+    want = _draws()
+    set_seed(3)
+    with pytest.raises(ValueError), kept_rng():
+        _draws()
+        raise ValueError
+    assert _draws() == want
+
+@pytest.fixture
+def learn():
+    res = synth_learner()
+    with res.no_bar(), res.no_logging(): res.fit(1)
+    return res
+
+@pytest.mark.parametrize('err', [None, ValueError, KeyboardInterrupt])
+def test_undisturbed_puts_back_recorder_modes_loaders_and_callbacks(learn, err):
+    learn.model.train()
+    rec, cbs, rng = learn.recorder, list(learn.cbs), learn.dls.train.rng
+    before = {k: list(getattr(rec, k)) for k in ('losses', 'lrs', 'iters', 'values')}
+    state = rng.getstate()
+    with contextlib.suppress(ValueError, KeyboardInterrupt):
+        with undisturbed(learn), learn.no_bar():
+            learn.get_preds(ds_idx=0)
+            learn.dls.train.one_batch()
+            learn.add_cb(Callback())
+            learn.model.eval()
+            if err is not None: raise err
+    assert {k: list(getattr(rec, k)) for k in before} == before and len(before['losses']) > 0
+    assert learn.dls.train.rng is rng and rng.getstate() == state
+    assert learn.model.training and list(learn.cbs) == cbs and not hasattr(learn, 'callback')
