@@ -181,6 +181,7 @@ def _fashion_split(items, valid_pct, seed):
     valid = train[balanced_subset([items[i].label for i in train], round(valid_pct*len(train)), seed)]
     return np.setdiff1d(train, valid).tolist(),valid.tolist(),test.tolist()
 
+# %% ../nbs/01_data.ipynb #aee8bd7e
 def fashion_mnist_block(
     valid_pct:float=0.1, # Part of the training images held out for validation, class by class; 0: validate on the test images
     seed:int=42, # Of the draw of these

@@ -13,8 +13,7 @@ def write_folder(folder, n=20, m=10, **change):
     folder.mkdir(exist_ok=True, parents=True)
     arrays = dict(train_x=rng.randint(0, 255, (n,28,28)), train_y=np.arange(n)%10, test_x=rng.randint(0, 255, (m,28,28)), test_y=np.arange(m)%10)
     arrays = {k: v.astype(np.uint8) for k,v in arrays.items()}
-    for k,name in mod._fashion_files.items():
-        (folder/f'{name}.gz').write_bytes(gzip.compress(change.get(k, idx_bytes(arrays[k]))))
+    for k,name in mod._fashion_files.items(): (folder/f'{name}.gz').write_bytes(gzip.compress(change.get(k, idx_bytes(arrays[k]))))
     return arrays
 
 @pytest.fixture
@@ -72,8 +71,7 @@ full = Path('/usr/share/datasets/fashion-mnist')
 def test_embedded_is_what_the_recipe_draws(tmp_path):
     mod._write_subset(fashion_mnist(full), tmp_path/'a.npz')
     d = fashion_mnist('embedded')
-    with np.load(tmp_path/'a.npz') as z:
-        assert all(np.array_equal(z[k], getattr(d, k)) for k in ('train_x', 'train_y', 'test_x', 'test_y'))
+    with np.load(tmp_path/'a.npz') as z: assert all(np.array_equal(z[k], getattr(d, k)) for k in ('train_x', 'train_y', 'test_x', 'test_y'))
 
 @pytest.mark.skipif(not full.is_dir(), reason='the full Fashion-MNIST is not installed')
 def test_full_data_has_the_known_checksums_and_statistics():

@@ -46,8 +46,8 @@ def test_res_block_size(size, stride, ks):
     assert list(ResNetBlock(1, 8, ks=ks, stride=stride)(torch.randn(2, 1, *size)).shape) == [2, 8, *want]
 
 # an option, and what of the block it must change
-options = dict(
-    ks=(5, lambda m: [m.conv1.conv.kernel_size, m.conv2.conv.kernel_size], [(5,5), (5,5)]),
+# chkstyle: ignore-node
+options = dict(ks=(5, lambda m: [m.conv1.conv.kernel_size, m.conv2.conv.kernel_size], [(5,5), (5,5)]),
     stride=(3, lambda m: [m.conv1.conv.stride, m.conv2.conv.stride, m.pool.kernel_size], [(1,1), (3,3), 3]),
     act_cls=(nn.SiLU, lambda m: [type(o) for o in (m.conv1.act, m.conv2.act, m.act)], [nn.SiLU, nn.Identity, nn.SiLU]),
     norm_cls=(nn.InstanceNorm2d, lambda m: [type(m.conv1.norm), type(m.conv2.norm)], [nn.InstanceNorm2d]*2),
@@ -60,8 +60,7 @@ def test_each_option_reaches_the_block(name):
     value,look,want = options[name]
     assert look(ResNetBlock(2, 4, **{name: value})) == want != look(ResNetBlock(2, 4))
 
-def test_every_option_has_a_test():
-    assert set(inspect.signature(ResNetBlock).parameters) == {'ni', 'nf', *options}
+def test_every_option_has_a_test(): assert set(inspect.signature(ResNetBlock).parameters) == {'ni', 'nf', *options}
 
 def test_default_block_has_its_norms():
     norms = [m for m in ResNetBlock(1, 8).modules() if isinstance(m, nn.BatchNorm2d)]
