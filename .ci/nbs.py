@@ -4,7 +4,7 @@ python .ci/nbs.py run [NOTEBOOK ...]    run notebooks (all of them by default) a
 python .ci/nbs.py test [NOTEBOOK ...]   run them and save nothing
 python .ci/nbs.py readme                write README.md from nbs/index.ipynb"""
 from pathlib import Path
-import os, sys, time
+import os, re, sys, time
 
 import nbformat
 from nbclient import NotebookClient
@@ -28,6 +28,7 @@ def output_md(o):
     if o.output_type == 'stream': return f'```\n{o.text.rstrip()}\n```'
     data = o.get('data', {})
     if 'text/markdown' in data: return data['text/markdown'].strip()
+    if 'text/html' in data: return ''.join(re.findall('<table.*?</table>', data['text/html'], re.S))
     return f'```\n{data["text/plain"].rstrip()}\n```' if 'text/plain' in data else ''
 
 def readme():
@@ -35,7 +36,9 @@ def readme():
     for c in nb.cells:
         if c.source.startswith('#| hide'): continue
         if c.cell_type == 'markdown': out.append(c.source.strip())
-        else: out += [f'```python\n{c.source.strip()}\n```', *map(output_md, c.outputs)]
+        else:
+            if not c.source.startswith('#| echo: false'): out.append(f'```python\n{c.source.strip()}\n```')
+            out += map(output_md, c.outputs)
     note = '<!-- Written from nbs/index.ipynb: edit that. -->'
     (root/'README.md').write_text('\n\n'.join([note, *filter(None, out)]) + '\n', encoding='utf-8')
 

@@ -4,3 +4,6 @@ from .core import *
 from .data import *
 from .layers import *
 from .models import *
+from .augment import *
+from .tta import *
+from .ensemble import *

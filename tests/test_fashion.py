@@ -1,0 +1,158 @@
+"The main job: what it leaves, how it goes on after an interruption, and what it says to wrong input"
+from fastai.vision.all import *
+import contextlib, pytest, signal, subprocess
+
+from fastai_ext import fashion as mod
+from fastai_ext.data import *
+from fastai_ext.fashion import *
+
+files = {'results.json', 'report.md', 'run.json', 'learner.pkl', 'batch.png', 'losses.png', 'schedule.png', 'confusion_matrix.png', 'top_losses.png'}
+quick = dict(model='mini_convnet', epochs=2, bs=50, seeds=[1,2])
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "A folder of IDX files with 200 training and 60 test images"
+    d,folder = fashion_mnist('embedded'),tmp_path_factory.mktemp('data')
+    for k,name in mod_files().items():
+        a = getattr(d, k)[:200 if k.startswith('train') else 60]
+        (folder/name).write_bytes(bytes([0,0,8,a.ndim]) + b''.join(n.to_bytes(4, 'big') for n in a.shape) + a.tobytes())
+    return str(folder)
+
+def mod_files():
+    from fastai_ext.data import _fashion_files
+    return _fashion_files
+
+@pytest.fixture(scope='module')
+def run(folder, tmp_path_factory):
+    "A finished run and what the job returned"
+    out = tmp_path_factory.mktemp('run')/'a b'
+    return out,fashion_job(out, data=folder, **quick)
+
+def weights(out): return [torch.load(o, weights_only=False)['model'] for o in sorted((out/'members').glob('*.pth'))]
+def same(a, b): return len(a) == len(b) > 0 and all(torch.equal(x[k], y[k]) for x,y in zip(a, b) for k in x)
+
+def test_job_leaves_everything_whole(run):
+    out,res = run
+    assert {o.name for o in out.iterdir()} == files|{'members'}
+    assert json.loads((out/'results.json').read_text()) == json.loads(json.dumps(res))
+    assert {o.name for o in (out/'members').iterdir()} == {'member_1.json', 'member_1-2.pth', 'member_2.json', 'member_2-2.pth'}
+    for o in out.glob('*.png'): Image.open(o).verify()
+    report = (out/'report.md').read_text()
+    for m in res['members'].values():
+        for v in m['accuracy'].values(): assert f'{v:.4f}' in report
+    assert 'Conv2d' in report and all((out/o).is_file() for o in re.findall(r'!\[\]\((.+?)\)', report))
+
+def test_results_are_those_of_the_exported_learner(run, folder):
+    out,res = run
+    learn = load_learner(out/'learner.pkl')
+    d = fashion_mnist(folder)
+    with learn.no_bar(): probs,_ = learn.get_preds(dl=learn.dls.test_dl([PILImageBW.create(o) for o in d.test_x], num_workers=0))
+    assert (probs.argmax(1).numpy() == d.test_y).mean() == pytest.approx(res['ensemble']['test'], abs=1e-6)
+
+def test_history_has_every_batch(run):
+    out,_ = run
+    h = json.loads((out/'members'/'member_1.json').read_text())
+    assert [len(h[k]) for k in ('loss', 'lr', 'mom', 'epochs')] == [6, 6, 6, 2]
+    assert max(h['lr']) <= 1e-2 < 2*max(h['lr']) and h['seconds'] > 0
+
+class Stop(Callback):
+    "Interrupt in a batch, as Ctrl-C does"
+    def __init__(self, at): self.at = at
+    def before_batch(self):
+        if self.training and len(self.recorder.losses) == self.at: raise KeyboardInterrupt
+
+@pytest.mark.parametrize('at', [1, 4])
+def test_resumed_run_ends_with_the_same_weights(run, folder, tmp_path, monkeypatch, at):
+    "Interrupted in the first epoch and in the second of a member"
+    make = mod.fashion_learner
+    monkeypatch.setattr(mod, 'fashion_learner', lambda *a, **k: make(*a, **k).add_cb(Stop(at)))
+    with pytest.raises(KeyboardInterrupt): fashion_job(tmp_path, data=folder, **quick)
+    assert not (tmp_path/'results.json').exists() and not list(tmp_path.rglob('part-*'))
+    monkeypatch.setattr(mod, 'fashion_learner', make)
+    res = fashion_job(tmp_path, resume=True)
+    assert same(weights(tmp_path), weights(run[0])) and res['ensemble'] == run[1]['ensemble']
+    assert len(json.loads((tmp_path/'members'/'member_1.json').read_text())['loss']) == 6
+
+def test_one_seed_exports_that_member(folder, tmp_path):
+    res = fashion_job(tmp_path, data=folder, **{**quick, 'seeds': [1], 'epochs': 1})
+    assert res['ensemble'] == res['members']['1']['accuracy'] and (tmp_path/'learner.pkl').is_file()
+
+def test_resuming_a_finished_run_trains_nothing(run, capsys):
+    out,res = run
+    before = weights(out)
+    again = fashion_job(out, resume=True)
+    assert again['ensemble'] == res['ensemble'] and same(weights(out), before) and 'Member with' not in capsys.readouterr().out
+
+def check_error(capsys, args, *texts):
+    "The command ends with 2 and one message, without a traceback"
+    with pytest.raises(SystemExit) as e: main(args)
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and 'Traceback' not in err and all(t in err for t in texts), err
+
+@pytest.mark.parametrize('args,texts', [
+    (['--model', 'mini_resnet_fats'], ['mini_resnet_fats', 'mini_resnet_fast']), (['--model', 'xyzzyqq'], ['xyzzyqq']),
+    (['--epochs', '0'], ['epochs=0']), (['--bs', '1'], ['bs=1']), (['--bs', '5000'], ['bs=5000', '4500']), (['--lr', '0'], ['lr=0']),
+    (['--lr', 'nan'], ['lr=nan']), (['--seeds', '1', '1'], ['seeds=[1, 1]']), (['--data', 'no/such'], ['no/such']), (['--data', __file__], [__file__]),
+    (['--resume'], ['to resume']), (['--epochs', 'x'], ['invalid int'])])
+def test_wrong_options(capsys, tmp_path, args, texts):
+    check_error(capsys, ['fashion', '--out', str(tmp_path/'out'), *args], *texts)
+    assert not (tmp_path/'out').exists()
+
+def test_wrong_data_files(capsys, tmp_path, folder):
+    bad = tmp_path/'bad'
+    shutil.copytree(folder, bad)
+    f = bad/'train-images-idx3-ubyte'
+    f.write_bytes(f.read_bytes()[:-1])
+    check_error(capsys, ['fashion', '--out', str(tmp_path/'out'), '--data', str(bad)], 'cut short', str(f))
+    assert not (tmp_path/'out').exists()
+
+def test_out_that_cannot_be_written(capsys, tmp_path):
+    (tmp_path/'file').write_text('')
+    check_error(capsys, ['fashion', '--out', str(tmp_path/'file'/'out')], 'file')
+
+def test_out_that_holds_a_run(capsys, run):
+    out,_ = run
+    check_error(capsys, ['fashion', '--out', str(out)], '--resume')
+    check_error(capsys, ['fashion', '--out', str(out), '--resume', '--epochs', '5'], 'epochs=2', '5')
+
+def test_model_that_cannot_take_small_images(capsys, tmp_path):
+    check_error(capsys, ['fashion', '--out', str(tmp_path/'out'), '--model', 'vit_tiny_patch16_224'], 'vit_tiny_patch16_224')
+    assert not (tmp_path/'out').exists()
+
+def test_predict(capsys, run, tmp_path):
+    out,_ = run
+    d = fashion_mnist('embedded')
+    for i,(size,mode) in enumerate([((28,28), 'L'), ((100,60), 'RGB')]): Image.fromarray(d.test_x[i]).resize(size).convert(mode).save(tmp_path/f'{i}.png')
+    Image.fromarray(255-d.test_x[0]).save(tmp_path/'2.png')
+    names = [str(tmp_path/f'{i}.png') for i in range(3)]
+    main(['predict', *names, '--learner', str(out)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [o.split(':')[0] for o in lines[-3:]] == names and all('%' in o for o in lines[-3:])
+    learn = load_learner(out/'learner.pkl')
+    with learn.no_bar(): name,_,probs = learn.predict(d.test_x[0])
+    got = predict_images(out/'learner.pkl', names[:1])[0]
+    assert first(got) == name and [got[o] for o in learn.dls.vocab] == pytest.approx(probs.tolist(), abs=1e-5)
+    assert predict_images(out, names[2:], invert=True)[0] == pytest.approx(got, abs=1e-5)
+
+def test_predict_errors(capsys, run, tmp_path):
+    out,_ = run
+    (tmp_path/'no.png').write_text('not an image')
+    good = tmp_path/'good.png'
+    Image.fromarray(fashion_mnist('embedded').test_x[0]).save(good)
+    check_error(capsys, ['predict', str(good), str(tmp_path/'no.png'), '--learner', str(out)], 'no.png')
+    check_error(capsys, ['predict', str(tmp_path/'none.png'), '--learner', str(out)], 'none.png')
+    check_error(capsys, ['predict', str(good), '--learner', str(tmp_path/'nowhere')], 'nowhere', 'fastai-ext fashion')
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_what_is_finished_and_says_how_to_resume(tmp_path, folder):
+    out = tmp_path/'a b'
+    cmd = [sys.executable, '-W', 'ignore', '-u', '-m', 'fastai_ext', 'fashion', '--out', str(out)]
+    options = ['--data', folder, '--model', 'mini_convnet', '--bs', '20', '--epochs', '200', '--seeds', '1']
+    p = subprocess.Popen([*cmd, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        while p.poll() is None and not list(out.glob('members/*.json')): time.sleep(0.2)
+        p.send_signal(signal.SIGINT)
+        err = p.communicate(timeout=60)[1]
+    finally: p.kill()
+    assert p.returncode == 130 and 'Traceback' not in err and f"fastai-ext fashion --resume --out '{out}'" in err
+    assert (out/'run.json').is_file() and not (out/'results.json').exists()

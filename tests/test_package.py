@@ -1,0 +1,68 @@
+"What `from fastai_ext.all import *` brings, and that the wheel works without the checkout"
+from pathlib import Path
+import json, os, pytest, subprocess, sys
+
+root = Path(__file__).parents[1]
+
+def run_py(code, **kwargs):
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, **kwargs)
+    assert res.returncode == 0, res.stderr
+    return res.stdout
+
+def test_no_name_of_fastai_gets_another_meaning():
+    code = '''
+import json
+from fastai.vision import all as fastai
+from fastai.learner import Learner
+before = dict(vars(Learner))
+from fastai_ext import all as ours
+names = [o for o in vars(fastai) if not o.startswith('_')]
+print(json.dumps([[o for o in names if getattr(ours, o, None) is not getattr(fastai, o)],
+    [k for k,v in vars(Learner).items() if k in before and before[k] is not v]]))'''
+    shadowed,replaced = json.loads(run_py(code).splitlines()[-1])
+    assert shadowed == [] and replaced == ['summary']
+
+def test_all_brings_every_public_name():
+    code = '''
+import importlib, json, pkgutil, fastai_ext
+from fastai_ext import all as ours
+mods = [o.name for o in pkgutil.iter_modules(fastai_ext.__path__) if o.name not in ('all', 'fashion') and o.name[0] != '_']
+mods = [importlib.import_module(f'fastai_ext.{o}') for o in mods]
+print(json.dumps([len(mods), [f'{m.__name__}.{n}' for m in mods for n in m.__all__ if getattr(ours, n, None) is not getattr(m, n)]]))'''
+    n,missing = json.loads(run_py(code).splitlines()[-1])
+    assert n >= 8 and missing == []
+
+def test_import_is_light():
+    "Nothing that fastai has not imported already but standard library and our own modules"
+    code = '''
+import json, sys
+from fastai.vision import all
+before = set(sys.modules)
+from fastai_ext import all
+print(json.dumps(sorted({o.split('.')[0] for o in set(sys.modules)-before} - set(sys.stdlib_module_names))))'''
+    assert json.loads(run_py(code).splitlines()[-1]) == ['fastai_ext']
+
+def test_modules_depend_downwards_only():
+    "No module imports another but core and, for models, layers; nothing imports fashion or all but what runs the command"
+    allowed = dict(models={'layers'}, fashion={'all'}, all=None, __main__={'fashion'})
+    for f in (root/'fastai_ext').glob('*.py'):
+        if f.stem in ('__init__', '_modidx') or allowed.get(f.stem, 0) is None: continue
+        lines = [o.split()[1] for o in f.read_text().splitlines() if o.strip().startswith(('from .', 'from fastai_ext'))]
+        used = {o.replace('fastai_ext', '').strip('.') for o in lines}
+        assert used <= {'core'}|allowed.get(f.stem, set()), f.stem
+
+@pytest.mark.slow
+def test_wheel_runs_the_main_job_without_the_checkout(tmp_path):
+    "Built from the sdist, so that a file missing there shows"
+    run = lambda *args, **kw: subprocess.run([sys.executable, *map(str, args)], check=True, capture_output=True, text=True, **kw)
+    run('-m', 'build', '--no-isolation', '--outdir', tmp_path, root)
+    wheel, = tmp_path.glob('*.whl')
+    assert wheel.stat().st_size < 4e6
+    run('-m', 'pip', 'install', '--no-deps', '--target', tmp_path/'site', wheel)
+    env = {**os.environ, 'PYTHONPATH': str(tmp_path/'site')}
+    where = run('-c', 'import fastai_ext; print(fastai_ext.__file__)', cwd=tmp_path, env=env).stdout.strip()
+    assert Path(where).is_relative_to(tmp_path/'site')
+    out = run('-W', 'ignore', '-m', 'fastai_ext', 'fashion', '--model', 'mini_convnet', '--epochs', '1', '--seeds', '1', cwd=tmp_path, env=env).stdout
+    assert 'Test accuracy' in out and (tmp_path/'runs'/'fashion'/'results.json').is_file()
+    help_text = subprocess.run([tmp_path/'site'/'bin'/'fastai-ext', 'fashion', '--help'], env=env, capture_output=True, text=True, check=True).stdout
+    assert '--resume' in help_text
