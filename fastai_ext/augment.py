@@ -38,35 +38,36 @@ def _draw_patches(bs, device, max_num, p, batch):
 def _randint(u, n): return torch.minimum((u*n).long(), n-1)
 
 def _patch_sizes(u, sz, pct, aspect):
-    "Heights, widths, and the largest height and width that can be drawn"
+    "Heights and widths (bs, `max_num`), and the largest height and width that can be drawn"
     size = pct[0] + (pct[1]-pct[0])*u[:,0]
     ratio = (aspect[0]/aspect[1])**(u[:,1]/2) * aspect[1]**.5
     lims = [max(1, min(n, int(pct[1]*n*r**.5 + 1e-4))) for n,r in zip(sz, (aspect[1], 1/aspect[0]))]
-    dims = [(size*n*r + 1e-4).long().clamp(1, lim) for n,r,lim in zip(sz, (ratio, 1/ratio), lims)]
-    return dims,lims
+    return [(size*n*r + 1e-4).long().clamp(1, lim) for n,r,lim in zip(sz, (ratio, 1/ratio), lims)],lims
 
 # %% ../nbs/05_augment.ipynb #3d24e2a1
 def _axis(u, u_src, n, size, lim):
     "Along one axis of `n` pixels: where the windows start, which of their pixels are inside the patches, and the pixels' sources"
     start = _randint(u, n-size+1)
     win = start.clamp(max=n-lim)
-    idx = win[:,None] + torch.arange(lim, device=u.device)
-    src = idx - start[:,None] + _randint(u_src, n-size+1)[:,None]
-    return win, (idx>=start[:,None]) & (idx<(start+size)[:,None]), src.clamp(0, n-1)
+    idx = win[...,None] + torch.arange(lim, device=u.device)
+    src = idx + (_randint(u_src, n-size+1)-start)[...,None]
+    return win, (idx>=start[...,None]) & (idx<(start+size)[...,None]), src.clamp(0, n-1)
 
 def _lay_patches(x, num, u, pct, aspect, content):
     "NCHW `x` with `num` patches an image replaced by `content(images, source rows, source columns)`"
-    out,(h,w) = x.clone(),x.shape[-2:]
-    for k in range(u.shape[-1] if x.numel() else 0):
-        i = (num>k).nonzero()[:,0] if x.device.type=='cpu' else torch.arange(len(x), device=x.device)
+    out,n,cpu = x.clone(),u.shape[-1],x.device.type=='cpu'
+    if not n or not x.numel(): return out
+    dims,lims = _patch_sizes(u, x.shape[-2:], pct, aspect)
+    (y,in_y,src_y),(z,in_z,src_z) = (_axis(u[:,2+d], u[:,4+d], x.shape[2+d], dims[d], lims[d]) for d in range(2))
+    windows,full = out.unfold(2, lims[0], 1).unfold(3, lims[1], 1), cpu and pct[0]==pct[1] and aspect[0]==aspect[1]
+    for k in range(n):
+        i = (num>k).nonzero()[:,0] if cpu else torch.arange(len(x), device=x.device)
         if not len(i): break
-        uk = u[i,:,k]
-        dims,(hl,wl) = _patch_sizes(uk, (h,w), pct, aspect)
-        y,in_y,src_y = _axis(uk[:,2], uk[:,4], h, dims[0], hl)
-        z,in_z,src_z = _axis(uk[:,3], uk[:,5], w, dims[1], wl)
-        windows = out.unfold(2, hl, 1).unfold(3, wl, 1)
-        inside = in_y[:,None,:,None] & in_z[:,None,None] & (num[i]>k)[:,None,None,None]
-        windows[i,:,y,z] = torch.where(inside, content(i, src_y, src_z), windows[i,:,y,z])
+        new,at = content(i, src_y[i,k], src_z[i,k]),(i,slice(None),y[i,k],z[i,k])
+        if not full:
+            inside = in_y[i,k,None,:,None] & in_z[i,k,None,None] & (num[i]>k)[:,None,None,None]
+            new = torch.where(inside, new, windows[at])
+        windows[at] = new
     return out
 
 # %% ../nbs/05_augment.ipynb #ed5bed5a
@@ -114,7 +115,7 @@ class _Patches:
     def draw(self, x): return _draw_patches(len(x), x.device, self.max_num, self.p, self.batch)
     def erase(self, x, draw, fill, stats):
         "NCHW `x` erased at the places of `draw`"
-        _,lims = _patch_sizes(draw[1][:,:,0] if self.max_num else x.new_zeros(1,2), x.shape[-2:], self.pct, self.aspect)
+        _,lims = _patch_sizes(draw[1], x.shape[-2:], self.pct, self.aspect)
         f = _filler(x, fill, stats, lims)
         return _lay_patches(x, *draw, self.pct, self.aspect, lambda i,r,c: f(i))
     def copy(self, x, draw):
@@ -161,6 +162,8 @@ def rand_copy(
 # %% ../nbs/05_augment.ipynb #92bd8c3d
 def _is_image(x): return isinstance(x, TensorImage) or type(x) in (Tensor,TensorBase) and x.ndim==4
 
+def _batched(x): return x.as_subclass(Tensor) if x.ndim==3 else x.as_subclass(Tensor)[None]
+
 def _leaves(b): return [o for x in b for o in _leaves(x)] if isinstance(b, (tuple,list)) else [b]
 
 class _ImageTransform(RandTransform):
@@ -174,7 +177,7 @@ class _ImageTransform(RandTransform):
     def encodes(self, x:TensorImage): return self.image(_nchw(x)).view_as(x)
     def encodes(self, x:Tensor): return self.image(_nchw(x)).view_as(x) if _is_image(x) else x
     def encodes(self, x:TensorMask): return self.mask(x.as_subclass(Tensor).view(-1, 1, *x.shape[-2:])).view_as(x)
-    def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k!='drawn'}
+    def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k not in ('drawn','seen')}
 
 # %% ../nbs/05_augment.ipynb #84966212
 class RandErase(_ImageTransform):
@@ -237,13 +240,23 @@ def _pad_idx(n, pad, mode, device):
     i = i % (2*n-2)
     return torch.minimum(i, 2*n-2-i)
 
+def _pad(x, pad, mode):
+    "NCHW `x` with `pad` more pixels at each side, (height, width)"
+    (h,w),(ph,pw) = x.shape[-2:],pad
+    res = torch.empty((*x.shape[:2],h+2*ph,w+2*pw), dtype=x.dtype, device=x.device, memory_format=_layout(x))
+    res[:,:,ph:ph+h,pw:pw+w] = x
+    for dim,n,p in ((3,w,pw),(2,h,ph)):
+        idx = _pad_idx(n, p, mode, x.device)+p
+        for start in (0,n+p):
+            edge = res.narrow(dim, start, p)
+            if mode==PadMode.Zeros: edge.zero_()
+            else: edge.copy_(res.index_select(dim, idx[start:start+p]))
+    return res
+
 def _pad_crop(x, off, pad, mode):
     "NCHW `x` padded by `pad`, and a crop of its own size for each image starting at `off` (bs, 2)"
-    (h,w),(ph,pw) = x.shape[-2:],pad
-    if mode==PadMode.Zeros: xp = F.pad(x, (pw,pw,ph,ph))
-    else: xp = x.index_select(2, _pad_idx(h, ph, mode, x.device)).index_select(3, _pad_idx(w, pw, mode, x.device))
-    res = xp.unfold(2, h, 1).unfold(3, w, 1)[torch.arange(len(x), device=x.device),:,off[:,0],off[:,1]]
-    return res.contiguous(memory_format=_layout(x))
+    windows = _pad(x, pad, mode).unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1)
+    return windows[torch.arange(len(x), device=x.device),:,off[:,0],off[:,1]].contiguous(memory_format=_layout(x))
 
 def _layout(x): return torch.contiguous_format if x.is_contiguous() else torch.channels_last
 
@@ -290,21 +303,35 @@ class RandPadCrop(_ImageTransform):
         store_attr('pad,pad_mode,batch')
         super().__init__(p=p, **kwargs)
 
-    def draw(self, x): self.drawn = self.crop.draw(x)
+    def draw(self, x): self.drawn,self.size = self.crop.draw(x),x.shape[-2:]
     def image(self, x):
         "NCHW `x` moved"
         return self.crop(x, self.drawn)
     mask = image
+    def encodes(self, x:TensorPoint):
+        "Points and boxes, in fastai's coordinates from -1 to 1, moved with the images"
+        off = self.drawn - torch.tensor(self.crop.pad, device=x.device)
+        move = 2*off/torch.tensor(self.size, device=x.device)
+        return (_batched(x).unflatten(-1, (-1,2)) - move.flip(1)[:,None,None]).to(x.dtype).view_as(x)
 
 # %% ../nbs/05_augment.ipynb #3227cb1b
 def _flip(x, flip, dim):
     "NCHW `x` with the images of `flip` mirrored along `dim`"
-    return torch.where(flip[:,None,None,None], x.flip(dim), x)
+    res = x.flip(dim)
+    return torch.where(flip[:,None,None,None], res, x, out=res)
 
-def _check_flip(p, horizontal, vertical):
+def _flips(x, flips, horizontal, vertical):
+    "NCHW `x` mirrored by `flips` (bs, 2): first column left and right, second up and down"
+    if horizontal: x = _flip(x, flips[:,0], 3)
+    return _flip(x, flips[:,1], 2) if vertical else x
+
+def _check_flip(p, horizontal, vertical, alternate=False, batch=False):
     _check_p(p)
     if not (horizontal or vertical): raise ValueError("horizontal and vertical are both False: there is nothing to flip")
+    if alternate and batch: raise ValueError("alternate=True follows each image, batch=True treats all alike: choose one")
+    if alternate and p!=.5: raise ValueError(f"alternate=True starts each image on a fair coin: leave p at 0.5, got {p}")
 
+# %% ../nbs/05_augment.ipynb #4b20eaf7
 def _draw_flips(x, p, batch): return (torch.rand(1 if batch else len(x), 2, device=x.device) < p).expand(len(x), 2)
 
 def rand_flip(
@@ -316,37 +343,52 @@ def rand_flip(
 )->Tensor: # Like `x`
     "Mirror each image at random"
     _check_flip(p, horizontal, vertical)
-    res = x4 = _nchw(x)
-    flips = _draw_flips(x4, p, batch)
-    for dim,on in ((3,horizontal),(2,vertical)): res = _flip(res, flips[:,3-dim], dim) if on else res
-    return retain_type(res.view_as(x), x)
+    x4 = _nchw(x)
+    return retain_type(_flips(x4, _draw_flips(x4, p, batch), horizontal, vertical).view_as(x), x)
+
+# %% ../nbs/05_augment.ipynb #1c6f796f
+def _slots(x, bits=24):
+    "A number of `bits` bits for each image of NCHW `x` that depends on its pixels only"
+    h,w = (max(1, n//32) for n in x.shape[-2:])
+    px = x[:,:,::h,::w].reshape(len(x), -1)
+    if px.is_floating_point(): px = px.view({2:torch.int16, 4:torch.int32, 8:torch.int64}[px.element_size()])
+    k = torch.arange(1, px.shape[1]+1, device=x.device)*-7046029254386353131
+    k = ((k ^ (k>>29))*-4658895280553007687) | 1
+    return ((px.long()*k).sum(1) >> (64-bits)) & (2**bits-1)
 
 # %% ../nbs/05_augment.ipynb #bae95dc1
 class RandFlip(_ImageTransform):
     "Mirror each training image at random"
-    order = 30
+    order,seen = 28,None
     def __init__(self,
         p:float=.5, # Probability that an image is mirrored, for each direction
         horizontal:bool=True, # Mirror left and right?
         vertical:bool=False, # Mirror up and down?
+        alternate:bool=False, # Mirror each image every second time that it comes, after a random start?
         batch:bool=False, # One draw for all images?
         **kwargs
     ):
-        _check_flip(p, horizontal, vertical)
-        store_attr('horizontal,vertical,batch')
+        _check_flip(p, horizontal, vertical, alternate, batch)
+        store_attr('horizontal,vertical,alternate,batch')
         super().__init__(p=p, **kwargs)
 
-    def draw(self, x): self.drawn = _draw_flips(x, self.p, self.batch)
+    def _turns(self, x):
+        "The sides that the images are due to show"
+        slots = _slots(x)
+        if self.seen is None or self.seen.device!=x.device:
+            self.seen = torch.randint(0, 4, (2**24,), dtype=torch.uint8, device=x.device)
+        n = self.seen[slots]
+        self.seen[slots] = n+1
+        return torch.stack([n, n//2 if self.horizontal else n], 1)%2 == 1
+
+    def draw(self, x): self.drawn = self._turns(x) if self.alternate else _draw_flips(x, self.p, self.batch)
     def image(self, x):
         "NCHW `x` mirrored"
-        for dim,on in ((3,self.horizontal),(2,self.vertical)): x = _flip(x, self.drawn[:,3-dim], dim) if on else x
-        return x
+        return _flips(x, self.drawn, self.horizontal, self.vertical)
     mask = image
     def encodes(self, x:TensorPoint):
         "Points and boxes, in fastai's coordinates from -1 to 1, mirrored"
         on = torch.tensor([self.horizontal,self.vertical], device=x.device)
-        sign = (1-2*(self.drawn & on).to(x.dtype))[:,None]
-        res = x.as_subclass(Tensor) if x.ndim==3 else x.as_subclass(Tensor)[None]
-        if not isinstance(x, TensorBBox): return (res*sign).view_as(x)
-        a,b = res[...,:2]*sign,res[...,2:]*sign
-        return torch.cat([torch.minimum(a,b),torch.maximum(a,b)], -1).view_as(x)
+        res = _batched(x).unflatten(-1, (-1,2)) * (1-2*(self.drawn & on).to(x.dtype))[:,None,None]
+        if isinstance(x, TensorBBox): res = torch.stack([res.amin(-2),res.amax(-2)], -2)
+        return res.view_as(x)
