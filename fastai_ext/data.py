@@ -6,7 +6,7 @@ Docs: https://fastai-ext.github.io/fastai_ext/data.html.md"""
 
 # %% auto #0
 __all__ = ['fashion_vocab', 'fashion_stats', 'read_idx', 'FashionMNIST', 'balanced_subset', 'fashion_mnist', 'FashionItem',
-           'fashion_items', 'fashion_mnist_block', 'fashion_mnist_dls']
+           'fashion_items', 'ToFashion', 'fashion_mnist_block', 'fashion_mnist_dls']
 
 # %% ../nbs/01_data.ipynb #6f24d0a4
 from dataclasses import dataclass
@@ -77,17 +77,18 @@ def _from_folder(folder):
     return FashionMNIST(**arrays, where=f'from {folder}')
 
 # %% ../nbs/01_data.ipynb #dd11d3cd
+_debian = Path('/usr/share/datasets/fashion-mnist')
 _fashion_url = 'https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/'
 _fashion_sha256 = dict(train_x='c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888', train_y='bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9',
     test_x='5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b', test_y='0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34')
 
-def _download_fashion(dest, url=_fashion_url):
+def _download_fashion(dest):
     "Download the four files to the folder `dest`, all of them or none"
     with tempfile.TemporaryDirectory() as tmp:
         for k,name in _fashion_files.items():
-            f = download_url(f'{url}{name}.gz', Path(tmp)/f'{name}.gz', timeout=10)
+            f = download_url(f'{_fashion_url}{name}.gz', Path(tmp)/f'{name}.gz', timeout=10)
             got = hashlib.sha256(_read_bytes(f)).hexdigest()
-            if got != _fashion_sha256[k]: raise ValueError(f'The download {url}{name}.gz has the wrong checksum {got}')
+            if got != _fashion_sha256[k]: raise ValueError(f'The download {_fashion_url}{name}.gz has the wrong checksum {got}')
         dest.mkdir(parents=True, exist_ok=True)
         for name in _fashion_files.values(): shutil.move(Path(tmp)/f'{name}.gz', dest/f'{name}.gz')
 
@@ -136,7 +137,7 @@ def fashion_mnist(
         return _from_folder(Path(data))
     env,home = os.environ.get('FASTAI_EXT_DATA'),fastai_path('data')/'fashion_mnist'
     if env: return _from_folder(Path(env))
-    for folder in (home, Path('/usr/share/datasets/fashion-mnist')):
+    for folder in (home, _debian):
         if _has_fashion(folder): return _from_folder(folder)
     try: _download_fashion(home)
     except OSError as e:
@@ -162,12 +163,14 @@ def fashion_items(
     return L([FashionItem(x, int(y), False) for x,y in zip(data.train_x, data.train_y)] +
         [FashionItem(x, int(y), True) for x,y in zip(data.test_x, data.test_y)], use_list=True)
 
-def _fashion_x(o):
-    "The image of an item; any other picture is scaled to 28×28, padded with black if it isn't square"
-    if isinstance(o, FashionItem): return o.image
-    return PILImageBW(ImageOps.pad(PILImageBW.create(o), (28,28)))
+class ToFashion(Transform):
+    "Make any image what the models were trained on: grey, square by a black margin, 28×28"
+    def encodes(self, o:PILImageBW):
+        if o.size == (28,28) and o.mode == 'L': return o
+        return PILImageBW(ImageOps.pad(o.convert('L'), (28,28)))
 
 # %% ../nbs/01_data.ipynb #096c87a2
+def _fashion_x(o): return o.image
 def _fashion_y(o): return fashion_vocab[o.label]
 
 def _fashion_split(items, valid_pct, seed):
@@ -178,6 +181,7 @@ def _fashion_split(items, valid_pct, seed):
     valid = train[balanced_subset([items[i].label for i in train], round(valid_pct*len(train)), seed)]
     return np.setdiff1d(train, valid).tolist(),valid.tolist(),test.tolist()
 
+# %% ../nbs/01_data.ipynb #aee8bd7e
 def fashion_mnist_block(
     valid_pct:float=0.1, # Part of the training images held out for validation, class by class; 0: validate on the test images
     seed:int=42, # Of the draw of these
@@ -187,7 +191,7 @@ def fashion_mnist_block(
     "A DataBlock for Fashion-MNIST"
     if not 0 <= valid_pct < 1: raise ValueError(f'valid_pct={valid_pct}: expected at least 0 and below 1')
     return DataBlock((ImageBlock(PILImageBW), CategoryBlock(fashion_vocab, sort=False)), get_items=fashion_items, get_x=_fashion_x,
-        get_y=_fashion_y, splitter=partial(_fashion_split, valid_pct=valid_pct, seed=seed), item_tfms=item_tfms,
+        get_y=_fashion_y, splitter=partial(_fashion_split, valid_pct=valid_pct, seed=seed), item_tfms=[ToFashion(), *L(item_tfms)],
         batch_tfms=[*L(batch_tfms), Normalize.from_stats(*fashion_stats)])
 
 # %% ../nbs/01_data.ipynb #87326c9e
