@@ -33,7 +33,7 @@ def _draw_patches(bs, device, max_num, p, batch):
     "The number of patches (bs), and for each patch its size, aspect, row, column, source row and source column (bs, 6, `max_num`)"
     u = torch.rand(1 if batch else bs, 2+6*max_num, device=device)
     num = (u[:,1]*(max_num+1)).long().clamp(max=max_num) * (u[:,0]<p)
-    return num.expand(bs), u[:,2:].view(-1, 6, max_num).expand(bs, -1, -1)
+    return num.expand(bs), u[:,2:].view(len(u), 6, max_num).expand(bs, -1, -1)
 
 def _randint(u, n): return torch.minimum((u*n).long(), n-1)
 
@@ -56,7 +56,6 @@ def _axis(u, u_src, n, size, lim):
 def _lay_patches(x, num, u, pct, aspect, content):
     "NCHW `x` with `num` patches an image replaced by `content(images, source rows, source columns)`"
     out,n,cpu = x.clone(),u.shape[-1],x.device.type=='cpu'
-    if not n or not x.numel(): return out
     dims,lims = _patch_sizes(u, x.shape[-2:], pct, aspect)
     (y,in_y,src_y),(z,in_z,src_z) = (_axis(u[:,2+d], u[:,4+d], x.shape[2+d], dims[d], lims[d]) for d in range(2))
     windows,full = out.unfold(2, lims[0], 1).unfold(3, lims[1], 1), cpu and pct[0]==pct[1] and aspect[0]==aspect[1]
@@ -97,7 +96,7 @@ def _filler(x, fill, stats, lims):
         return _noise
     if fill=='pixel': return lambda i: _randn(i).to(x.dtype)
     if fill=='mean': m = x.mean((2,3) if stats=='image' else (0,2,3), keepdim=True, dtype=dt)
-    else: m = torch.as_tensor(fill, device=x.device).view(1,-1,1,1)
+    else: m = torch.stack([x.new_full((), v, dtype=dt) for v in L(fill)]).view(1,-1,1,1)
     m = m.expand(*x.shape[:2],1,1)
     if not x.is_floating_point(): m = m.round()
     return lambda i: m[i].to(x.dtype)
@@ -115,11 +114,13 @@ class _Patches:
     def draw(self, x): return _draw_patches(len(x), x.device, self.max_num, self.p, self.batch)
     def erase(self, x, draw, fill, stats):
         "NCHW `x` erased at the places of `draw`"
+        if not (self.max_num and x.numel()): return x.clone()
         _,lims = _patch_sizes(draw[1], x.shape[-2:], self.pct, self.aspect)
         f = _filler(x, fill, stats, lims)
         return _lay_patches(x, *draw, self.pct, self.aspect, lambda i,r,c: f(i))
     def copy(self, x, draw):
         "NCHW `x` with copies laid at the places of `draw`"
+        if not (self.max_num and x.numel()): return x.clone()
         def _source(i, r, c): return x[i[:,None,None], :, r[:,:,None], c[:,None]].permute(0,3,1,2)
         return _lay_patches(x, *draw, self.pct, self.aspect, _source)
 
@@ -166,6 +167,7 @@ def _batched(x): return x.as_subclass(Tensor) if x.ndim==3 else x.as_subclass(Te
 
 def _leaves(b): return [o for x in b for o in _leaves(x)] if isinstance(b, (tuple,list)) else [b]
 
+# %% ../nbs/05_augment.ipynb #442e045f
 class _ImageTransform(RandTransform):
     "A `RandTransform` that draws for each image of the batch"
     def before_call(self, b, split_idx):
@@ -231,6 +233,8 @@ class RandCopy(_ImageTransform):
     mask = image
 
 # %% ../nbs/05_augment.ipynb #015c0d88
+def _layout(x): return torch.contiguous_format if x.is_contiguous() else torch.channels_last
+
 _pad_modes = PadMode.Zeros,PadMode.Border,PadMode.Reflection
 
 def _pad_idx(n, pad, mode, device):
@@ -253,12 +257,11 @@ def _pad(x, pad, mode):
             else: edge.copy_(res.index_select(dim, idx[start:start+p]))
     return res
 
+# %% ../nbs/05_augment.ipynb #1da00c91
 def _pad_crop(x, off, pad, mode):
     "NCHW `x` padded by `pad`, and a crop of its own size for each image starting at `off` (bs, 2)"
     windows = _pad(x, pad, mode).unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1)
     return windows[torch.arange(len(x), device=x.device),:,off[:,0],off[:,1]].contiguous(memory_format=_layout(x))
-
-def _layout(x): return torch.contiguous_format if x.is_contiguous() else torch.channels_last
 
 # %% ../nbs/05_augment.ipynb #ff5135fd
 class _Crop:
@@ -272,8 +275,8 @@ class _Crop:
     def draw(self, x):
         "Where the crop of each image starts in the padded image (bs, 2)"
         u = torch.rand(1 if self.batch else len(x), 3, device=x.device)
-        pad = torch.tensor(self.pad, device=x.device)
-        return torch.where(u[:,:1]<self.p, _randint(u[:,1:], 2*pad+1), pad).expand(len(x), 2)
+        offs = [torch.where(u[:,0]<self.p, (o*(2*p+1)).long().clamp(max=2*p), p) for o,p in zip(u[:,1:].T, self.pad)]
+        return torch.stack(offs, 1).expand(len(x), 2)
     def __call__(self, x, draw): return _pad_crop(x, draw, self.pad, self.mode) if any(self.pad) else x
 
 # %% ../nbs/05_augment.ipynb #d1612141
@@ -310,9 +313,9 @@ class RandPadCrop(_ImageTransform):
     mask = image
     def encodes(self, x:TensorPoint):
         "Points and boxes, in fastai's coordinates from -1 to 1, moved with the images"
-        off = self.drawn - torch.tensor(self.crop.pad, device=x.device)
-        move = 2*off/torch.tensor(self.size, device=x.device)
-        return (_batched(x).unflatten(-1, (-1,2)) - move.flip(1)[:,None,None]).to(x.dtype).view_as(x)
+        (h,w),(ph,pw),off = self.size,self.crop.pad,self.drawn
+        move = torch.stack([(off[:,1]-pw)*2/w, (off[:,0]-ph)*2/h], 1)
+        return (_batched(x).unflatten(-1, (-1,2)) - move[:,None,None]).to(x.dtype).view_as(x)
 
 # %% ../nbs/05_augment.ipynb #3227cb1b
 def _flip(x, flip, dim):
@@ -350,11 +353,13 @@ def rand_flip(
 def _slots(x, bits=24):
     "A number of `bits` bits for each image of NCHW `x` that depends on its pixels only"
     h,w = (max(1, n//32) for n in x.shape[-2:])
-    px = x[:,:,::h,::w].reshape(len(x), -1)
+    px = x[:,:,::h,::w].contiguous().flatten(1)
     if px.is_floating_point(): px = px.view({2:torch.int16, 4:torch.int32, 8:torch.int64}[px.element_size()])
     k = torch.arange(1, px.shape[1]+1, device=x.device)*-7046029254386353131
     k = ((k ^ (k>>29))*-4658895280553007687) | 1
     return ((px.long()*k).sum(1) >> (64-bits)) & (2**bits-1)
+
+def _starts(device): return torch.randint(0, 4, (2**24,), dtype=torch.uint8, device=device)
 
 # %% ../nbs/05_augment.ipynb #bae95dc1
 class RandFlip(_ImageTransform):
@@ -375,8 +380,7 @@ class RandFlip(_ImageTransform):
     def _turns(self, x):
         "The sides that the images are due to show"
         slots = _slots(x)
-        if self.seen is None or self.seen.device!=x.device:
-            self.seen = torch.randint(0, 4, (2**24,), dtype=torch.uint8, device=x.device)
+        if self.seen is None or self.seen.device!=x.device: self.seen = _starts(x.device)
         n = self.seen[slots]
         self.seen[slots] = n+1
         return torch.stack([n, n//2 if self.horizontal else n], 1)%2 == 1
@@ -388,7 +392,7 @@ class RandFlip(_ImageTransform):
     mask = image
     def encodes(self, x:TensorPoint):
         "Points and boxes, in fastai's coordinates from -1 to 1, mirrored"
-        on = torch.tensor([self.horizontal,self.vertical], device=x.device)
-        res = _batched(x).unflatten(-1, (-1,2)) * (1-2*(self.drawn & on).to(x.dtype))[:,None,None]
+        on = [f & o for f,o in zip(self.drawn.T, (self.horizontal,self.vertical))]
+        res = _batched(x).unflatten(-1, (-1,2)) * (1-2*torch.stack(on, 1).to(x.dtype))[:,None,None]
         if isinstance(x, TensorBBox): res = torch.stack([res.amin(-2),res.amax(-2)], -2)
         return res.view_as(x)
