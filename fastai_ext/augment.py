@@ -258,10 +258,18 @@ def _pad(x, pad, mode):
     return res
 
 # %% ../nbs/05_augment.ipynb #1da00c91
-def _pad_crop(x, off, pad, mode):
+def _windows(x, off, pad, mode):
     "NCHW `x` padded by `pad`, and a crop of its own size for each image starting at `off` (bs, 2)"
     windows = _pad(x, pad, mode).unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1)
-    return windows[torch.arange(len(x), device=x.device),:,off[:,0],off[:,1]].contiguous(memory_format=_layout(x))
+    return windows[torch.arange(len(x), device=x.device),:,off[:,0],off[:,1]]
+
+def _pad_crop(x, off, pad, mode, piece=2**23):
+    "`_windows`, on the CPU in pieces of `piece` bytes"
+    n = max(1, piece//max(1, x[:1].nbytes))
+    if x.device.type!='cpu' or n>=len(x): return _windows(x, off, pad, mode).contiguous(memory_format=_layout(x))
+    res = torch.empty_like(x, memory_format=_layout(x))
+    for r,*o in zip(res.split(n), x.split(n), off.split(n)): r.copy_(_windows(*o, pad, mode))
+    return res
 
 # %% ../nbs/05_augment.ipynb #ff5135fd
 class _Crop:

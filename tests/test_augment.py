@@ -293,6 +293,16 @@ def test_crop_is_a_crop_of_torchs_padding(mode, torch_mode, pad):
     found = (y[:,None]==crops[None]).flatten(2).all(2)
     assert (found.sum(1)==1).all() and chi2_ok(found.sum(0))
 
+@pytest.mark.parametrize('fmt', [torch.contiguous_format, torch.channels_last])
+def test_large_batches_in_pieces(fmt):
+    "More than a piece of memory: the same crops as image by image"
+    from fastai_ext.augment import _pad_crop
+    x,off = torch.rand(11,3,20,20).contiguous(memory_format=fmt),torch.randint(0, 5, (11,2))
+    want = torch.cat([_pad_crop(x[i:i+1], off[i:i+1], (2,2), PadMode.Reflection) for i in range(11)])
+    y = _pad_crop(x, off, (2,2), PadMode.Reflection, piece=20_000)
+    assert torch.equal(y, want) and y.is_contiguous(memory_format=fmt)
+    assert torch.equal(_pad_crop(x, off, (2,2), PadMode.Reflection, piece=1), want)
+
 @pytest.mark.parametrize('t,n', [(RandFlip(), 2), (RandFlip(horizontal=False, vertical=True), 2), (RandFlip(vertical=True), 4)])
 def test_flip_sides(t, n):
     "Each side comes up as often as the others"
