@@ -44,7 +44,9 @@ def erasers(x, dev):
     res['ours: RandCopy'] = 'image',train(RandCopy())
     res['fastai: RandomErasing'] = 'batch',fastai_erase()
     res['fastai: RandomErasing, image by image'] = 'image',each(fastai_erase())
-    res['timm: RandomErasing (in place)'] = 'image',TimmErasing(1., .08, .08, 1., mode='pixel', min_count=2, max_count=2, device=dev)
+    timm_erase = TimmErasing(1., .08, .08, 1., mode='pixel', min_count=2, max_count=2, device=dev)
+    res['timm: RandomErasing (changes its input)'] = 'image',timm_erase
+    res['timm: clone, then RandomErasing'] = 'image',lambda o: timm_erase(o.clone())
     res['torchvision: v2.RandomErasing'] = 'batch',v2_erase
     res['torchvision: v2.RandomErasing, image by image'] = 'image',each(v2_erase)
     if vers('kornia'):

@@ -90,7 +90,7 @@ def _filler(x, fill, stats, lims):
     if fill=='noise':
         m,s,lo,hi = (o.expand(len(x),1,1,1) for o in _noise_stats(x, stats))
         def _noise(i):
-            z = torch.addcmul(m[i], _randn(i), s[i])
+            z = _randn(i).mul_(s[i]).add_(m[i])
             if not x.is_floating_point(): z = z.round_()
             return torch.clamp(z, lo[i], hi[i]).to(x.dtype)
         return _noise

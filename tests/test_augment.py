@@ -129,6 +129,12 @@ def test_not_for_validation(t):
     assert t(b, split_idx=1)[0] is x and t(x) is x
     assert torch.equal(torch.get_rng_state(), state)
 
+def test_split_idx_can_be_chosen():
+    "As with other transforms of fastai"
+    x = TensorImage(torch.rand(16,3,8,8))
+    t = RandErase(split_idx=1, fill=2)
+    assert t(x, split_idx=0) is x and (t(x, split_idx=1)==2).any()
+
 # Erasing
 
 def test_noise_keeps_statistics():
@@ -141,6 +147,13 @@ def test_noise_keeps_statistics():
     assert abs(y.mean()-x.mean()) < .05 and abs(y.std()-x.std()) < .05
     assert x.min() <= y.min() and y.max() <= x.max()
     assert abs(noise.mean()-20) < .05 and abs(noise.std()-5) < .05
+
+def test_noise_of_bytes_is_rounded():
+    "uint8 noise is rounded, not cut: its mean is the batch's"
+    set_seed(20)
+    x = (torch.randn(64,3,32,32)*10+100).round().byte()
+    y = rand_erase(x)
+    assert abs(y[y!=x].float().mean()-x.float().mean()) < .15
 
 def test_noise_is_clamped():
     "A batch of two values 0 and 1, mostly 0: noise stays within, and both ends are met"
