@@ -85,16 +85,13 @@ def _kept_loader(dl):
             vars(o).update(old)
 
 # %% ../nbs/06_callbacks.ipynb #9e720f0c
-def _runs_on_batch(cb):
-    from fastai.callback.fp16 import MixedPrecision, NonNativeMixedPrecision
-    from fastai.callback.hook import HookCallback
-    from fastai.callback.schedule import ParamScheduler
-    skip = MixedPrecision,NonNativeMixedPrecision,HookCallback,ParamScheduler,GatherPredsCallback
-    return (hasattr(type(cb), 'before_batch') or 'before_batch' in vars(cb)) and not isinstance(cb, skip)
+_skipped = MixedPrecision,NonNativeMixedPrecision,HookCallback,ParamScheduler,GatherPredsCallback
+
+def _runs(cb): return not isinstance(cb, _skipped) and (hasattr(type(cb), 'before_batch') or 'before_batch' in vars(cb))
 
 def _train_batch(learn, b):
     "The inputs and targets that the model is given for `b`, or for the loader's next batch"
-    cbs = learn.cbs.filter(_runs_on_batch).sorted('order')
+    cbs = learn.cbs.filter(_runs).sorted('order')
     def _run(*events):
         for e in events: cbs.map(lambda cb: cb(e))
     learn.n_epoch,learn.epoch,learn.iter,learn.train_iter,learn.pct_train,learn.training = 1,0,0,0,0.,True

@@ -441,6 +441,14 @@ def test_datablock(workers):
     a,b = first(dls.valid),first(dls.valid)
     assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
 
+def test_get_preds_is_untouched():
+    "Predictions are those of the bare validation images"
+    dls,net = _mask_dls(num_workers=0),nn.Conv2d(1, 2, 3, padding=1)
+    learn = Learner(dls, net, loss_func=CrossEntropyLossFlat(axis=1))
+    with learn.no_bar(): preds = learn.get_preds(act=noop)[0]
+    imgs = torch.stack([tensor(np.array(dls.valid_ds[i][0])) for i in range(8)])[:,None].float()/255
+    test_close(preds, net(imgs).detach(), 1e-4)
+
 def test_uint8_before_int_to_float():
     "With an early `order` the transforms see bytes"
     dls,_ = _items_dls(17, 8, [RandErase(order=5), RandPadCrop(1, order=5), RandFlip(order=5), RandCopy(order=5)])

@@ -112,7 +112,7 @@ def test_no_gradient():
     assert not g.got[True][0].requires_grad
 
 class Interrupt(Callback):
-    order = 1001
+    order,run_valid = 1001,False
     def __init__(self, exc): self.exc = exc
     def before_batch(self): raise self.exc
 
