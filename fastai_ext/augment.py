@@ -109,7 +109,7 @@ class _Patches:
     def __init__(self, pct, max_num, p, aspect, batch):
         if not isinstance(max_num, int) or max_num<0: raise ValueError(f"max_num is a whole number, 0 or more, got {max_num}")
         _check_p(p)
-        self.pct,self.aspect = _range('pct', pct, 1),_range('aspect', aspect or 1)
+        self.pct,self.aspect = _range('pct', pct, 1),_range('aspect', 1 if aspect is None else aspect)
         self.max_num,self.p,self.batch = max_num,p,batch
     def draw(self, x): return _draw_patches(len(x), x.device, self.max_num, self.p, self.batch)
     def erase(self, x, draw, fill, stats):
@@ -126,7 +126,9 @@ class _Patches:
 
 def _check_fill(fill, stats, x=None):
     if stats not in ('batch','image'): raise ValueError(f"stats is 'batch' or 'image', got {stats!r}")
-    if isinstance(fill, str) and fill not in _fills: raise ValueError(f"fill is a number, one number a channel, or one of {_fills}, got {fill!r}")
+    nums = fill if is_listy(fill) else (fill,)
+    if fill not in _fills and not (nums and all(isinstance(o, (int,float)) for o in nums)):
+        raise ValueError(f"fill is a number, one number a channel, or one of {_fills}, got {fill!r}")
     if x is None: return
     if fill=='pixel' and not x.is_floating_point(): raise ValueError(f"fill='pixel' needs floating point images, got {x.dtype}; use 'noise'")
     if is_listy(fill) and len(fill)!=x.shape[1]: raise ValueError(f"fill has {len(fill)} numbers, the images have {x.shape[1]} channels")
@@ -161,7 +163,7 @@ def rand_copy(
     return retain_type(patches.copy(x4, patches.draw(x4)).view_as(x), x)
 
 # %% ../nbs/05_augment.ipynb #92bd8c3d
-def _is_image(x): return isinstance(x, TensorImage) or type(x) in (Tensor,TensorBase) and x.ndim==4
+def _is_plain(x): return type(x) in (Tensor,TensorBase) and x.ndim==4
 
 def _batched(x): return x.as_subclass(Tensor) if x.ndim==3 else x.as_subclass(Tensor)[None]
 
@@ -172,13 +174,13 @@ class _ImageTransform(RandTransform):
     "A `RandTransform` that draws for each image of the batch"
     def before_call(self, b, split_idx):
         "Draw for the images of `b`"
-        x = first(_leaves(b), _is_image) if split_idx==self.split_idx or self.split_idx is None else None
-        self.do = x is not None
-        if self.do: self.draw(_nchw(x))
+        typed,plain = ([o for o in _leaves(b) if f(o)] for f in (risinstance(TensorImage), _is_plain))
+        self.do,self.plain = bool(typed or plain) and (split_idx==self.split_idx or self.split_idx is None), not typed
+        if self.do: self.draw(_nchw((typed or plain)[0]))
 
     def encodes(self, x:TensorImage): return self.image(_nchw(x)).view_as(x)
-    def encodes(self, x:Tensor): return self.image(_nchw(x)).view_as(x) if _is_image(x) else x
-    def encodes(self, x:TensorMask): return self.mask(x.as_subclass(Tensor).view(-1, 1, *x.shape[-2:])).view_as(x)
+    def encodes(self, x:Tensor): return self.image(_nchw(x)).view_as(x) if self.plain and _is_plain(x) else x
+    def encodes(self, x:TensorMask): return self.mask(x.as_subclass(Tensor).reshape(-1, 1, *x.shape[-2:])).view(x.shape)
     def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k not in ('drawn','seen')}
 
 # %% ../nbs/05_augment.ipynb #84966212
@@ -268,7 +270,7 @@ def _pad_crop(x, off, pad, mode, piece=2**23):
     n = max(1, piece//max(1, x[:1].nbytes))
     if x.device.type!='cpu' or n>=len(x): return _windows(x, off, pad, mode).contiguous(memory_format=_layout(x))
     res = torch.empty_like(x, memory_format=_layout(x))
-    for r,*o in zip(res.split(n), x.split(n), off.split(n)): r.copy_(_windows(*o, pad, mode))
+    for i in range(0, len(x), n): res[i:i+n] = _windows(x[i:i+n], off[i:i+n], pad, mode)
     return res
 
 # %% ../nbs/05_augment.ipynb #ff5135fd
@@ -329,7 +331,7 @@ class RandPadCrop(_ImageTransform):
 def _flip(x, flip, dim):
     "NCHW `x` with the images of `flip` mirrored along `dim`"
     res = x.flip(dim)
-    return torch.where(flip[:,None,None,None], res, x, out=res)
+    return torch.where(flip[:,None,None,None], res, x, out=None if x.requires_grad else res)
 
 def _flips(x, flips, horizontal, vertical):
     "NCHW `x` mirrored by `flips` (bs, 2): first column left and right, second up and down"

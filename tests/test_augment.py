@@ -399,6 +399,28 @@ def test_single_images():
     assert rand_erase(torch.rand(3,8,8)).shape==(3,8,8) and rand_flip(torch.rand(3,8,8)).shape==(3,8,8)
     assert RandErase()(('a', 3), split_idx=0)==('a', 3)
 
+def test_plain_tensors():
+    "Plain tensors of four dimensions are images, unless the batch has a `TensorImage`; labels never are"
+    x,y = torch.rand(8,3,6,6),torch.arange(8)
+    a,b = RandErase(fill=2, max_num=9)((x,y), split_idx=0)
+    assert (a==2).any() and b is y
+    a,b = RandErase(fill=2, max_num=9)((TensorImage(x),x), split_idx=0)
+    assert (a==2).any() and b is x
+
+def test_strided_mask():
+    "A mask that is a view of something else"
+    m = TensorMask(torch.randint(0, 9, (8,20,24))).transpose(1,2)
+    a,b = RandFlip()((TensorImage(plain(m)[:,None].float()), m), split_idx=0)
+    assert torch.equal(plain(a)[:,0], plain(b).float())
+
+@pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), partial(rand_flip, vertical=True)], ids=str)
+def test_gradients_pass(f):
+    "Every pixel that is left or copied passes its gradient back"
+    x = torch.rand(16,3,8,8, requires_grad=True)
+    y = f(x)
+    y.sum().backward()
+    assert x.grad.sum() > 0 and y.requires_grad
+
 @pytest.mark.parametrize('t', every, ids=str)
 def test_nothing_waits_for_the_device(t):
     "The meta device has no values, so anything that had to read one on the host would fail"
@@ -497,13 +519,14 @@ def test_copies_and_pickles(t):
 
 @pytest.mark.parametrize('k,word', [(dict(pct=0), 'pct'), (dict(pct=1.1), 'pct'), (dict(pct=(.5,.2)), 'pct'), (dict(pct=()), 'pct'), (dict(pct=(.1,.2,.3)), 'pct'),
     (dict(pct=(0,.2)), 'pct'), (dict(pct=float('nan')), 'pct'), (dict(max_num=-1), 'max_num'), (dict(max_num=1.5), 'max_num'), (dict(p=-.1), 'p'),
-    (dict(p=1.1), 'p'), (dict(aspect=(2.,1.)), 'aspect'), (dict(aspect=(0,1.)), 'aspect'), (dict(aspect=(1.,math.inf)), 'aspect')])
+    (dict(p=1.1), 'p'), (dict(aspect=(2.,1.)), 'aspect'), (dict(aspect=0), 'aspect'), (dict(aspect=(0,1.)), 'aspect'), (dict(aspect=(1.,math.inf)), 'aspect')])
 def test_bad_patches(k, word):
     "Refused at construction and by the functions, with the argument's name and value"
     for f in (RandErase, RandCopy, partial(rand_erase, torch.rand(2,3,4,4)), partial(rand_copy, torch.rand(2,3,4,4))):
         with pytest.raises(ValueError, match=rf'\b{word}\b.*{re.escape(str(first(k.values())))}'): f(**k)
 
-@pytest.mark.parametrize('f,word', [(lambda: RandErase(fill='white'), 'fill'), (lambda: RandErase(stats='all'), 'stats'), (lambda: RandPadCrop(-1), 'pad'),
+@pytest.mark.parametrize('f,word', [(lambda: RandErase(fill='white'), 'fill'), (lambda: RandErase(fill=('a',)), 'fill'), (lambda: RandErase(fill=None), 'fill'), (lambda: RandErase(fill=''), 'fill'),
+    (lambda: RandErase(fill=[]), 'fill'), (lambda: RandErase(stats='all'), 'stats'), (lambda: RandPadCrop(-1), 'pad'),
     (lambda: RandPadCrop((1,2,3)), 'pad'), (lambda: RandPadCrop(1.5), 'pad'), (lambda: RandPadCrop(1, 'wrap'), 'pad_mode'), (lambda: RandPadCrop(1, p=2), 'p'),
     (lambda: RandFlip(p=-1), 'p'), (lambda: RandFlip(horizontal=False), 'horizontal'), (lambda: RandFlip(alternate=True, batch=True), 'alternate'),
     (lambda: RandFlip(alternate=True, p=.3), 'alternate'), (lambda: rand_erase(torch.rand(2,3,4,4), fill=(1,2)), 'fill'),
