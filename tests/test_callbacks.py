@@ -237,3 +237,20 @@ def test_masks_and_points_show():
     plt.close('all')
     Learner(mask_dls(), nn.Conv2d(1, 2, 1), loss_func=CrossEntropyLossFlat(axis=1)).show_train_batch()
     assert plt.gcf().axes
+
+def test_callbacks_may_clean_up():
+    "What a callback opens outside of the learner it can close, as in a cancelled fit"
+    opened = []
+    class Opens(Callback):
+        def before_fit(self): opened.append('open')
+        def before_batch(self): test_eq(opened[-1], 'open')
+        def after_cancel_fit(self): opened.append('cancelled')
+        def after_fit(self): opened.append('closed')
+    image_learner(Opens()).show_train_batch(show=False)
+    assert opened==['open','cancelled','closed']
+
+def test_autocast_is_not_entered():
+    "Mixed precision would enter autocast in `before_batch` and leave it only after the loss"
+    class Raises(MixedPrecision):
+        def before_batch(self): raise RuntimeError('autocast')
+    assert len(image_learner(Raises()).show_train_batch(show=False))==2
