@@ -88,15 +88,17 @@ def test_types_come_back():
 def test_v2_masks_follow_images():
     "A torchvision flip mirrors image and mask together, and gives both their fastai types back"
     learn,g = Learner(mask_dls(), nn.Conv2d(1, 2, 1), loss_func=CrossEntropyLossFlat(axis=1)),Grab(True)
-    orig = Grab(True)
-    set_seed(0)
-    fit(learn, orig)
-    learn.dls.train.rng.seed(0)
-    set_seed(0)
     fit(learn, BatchTransform(v2.RandomHorizontalFlip(p=1.), on_y=True), g)
     x,y = g.got[True]
     test_close(plain(x[:,0])*255, plain(y).float(), 1e-3)
     assert y.dtype==torch.int64
+
+def test_v2_colours_leave_masks():
+    "A torchvision transform of colours changes the image only"
+    g = Grab(True)
+    fit(Learner(mask_dls(), nn.Conv2d(1, 2, 1), loss_func=CrossEntropyLossFlat(axis=1)), BatchTransform(v2.RandomInvert(p=1.), on_y=True), g)
+    x,y = g.got[True]
+    test_close(255-plain(x[:,0])*255, plain(y).float(), 1e-3)
 
 def test_v2_mixup_makes_soft_labels():
     "torchvision's MixUp works on both, with classes as numbers"
