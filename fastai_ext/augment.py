@@ -33,40 +33,40 @@ def _draw_patches(bs, device, max_num, p, batch):
     "The number of patches (bs), and for each patch its size, aspect, row, column, source row and source column (bs, 6, `max_num`)"
     u = torch.rand(1 if batch else bs, 2+6*max_num, device=device)
     num = (u[:,1]*(max_num+1)).long().clamp(max=max_num) * (u[:,0]<p)
-    return num.expand(bs), u[:,2:].view(-1, 6, max_num).expand(bs, -1, -1)
+    return num.expand(bs), u[:,2:].view(len(u), 6, max_num).expand(bs, -1, -1)
 
 def _randint(u, n): return torch.minimum((u*n).long(), n-1)
 
 def _patch_sizes(u, sz, pct, aspect):
-    "Heights, widths, and the largest height and width that can be drawn"
+    "Heights and widths (bs, `max_num`), and the largest height and width that can be drawn"
     size = pct[0] + (pct[1]-pct[0])*u[:,0]
     ratio = (aspect[0]/aspect[1])**(u[:,1]/2) * aspect[1]**.5
     lims = [max(1, min(n, int(pct[1]*n*r**.5 + 1e-4))) for n,r in zip(sz, (aspect[1], 1/aspect[0]))]
-    dims = [(size*n*r + 1e-4).long().clamp(1, lim) for n,r,lim in zip(sz, (ratio, 1/ratio), lims)]
-    return dims,lims
+    return [(size*n*r + 1e-4).long().clamp(1, lim) for n,r,lim in zip(sz, (ratio, 1/ratio), lims)],lims
 
 # %% ../nbs/05_augment.ipynb #3d24e2a1
 def _axis(u, u_src, n, size, lim):
     "Along one axis of `n` pixels: where the windows start, which of their pixels are inside the patches, and the pixels' sources"
     start = _randint(u, n-size+1)
     win = start.clamp(max=n-lim)
-    idx = win[:,None] + torch.arange(lim, device=u.device)
-    src = idx - start[:,None] + _randint(u_src, n-size+1)[:,None]
-    return win, (idx>=start[:,None]) & (idx<(start+size)[:,None]), src.clamp(0, n-1)
+    idx = win[...,None] + torch.arange(lim, device=u.device)
+    src = idx + (_randint(u_src, n-size+1)-start)[...,None]
+    return win, (idx>=start[...,None]) & (idx<(start+size)[...,None]), src.clamp(0, n-1)
 
 def _lay_patches(x, num, u, pct, aspect, content):
     "NCHW `x` with `num` patches an image replaced by `content(images, source rows, source columns)`"
-    out,(h,w) = x.clone(),x.shape[-2:]
-    for k in range(u.shape[-1] if x.numel() else 0):
-        i = (num>k).nonzero()[:,0] if x.device.type=='cpu' else torch.arange(len(x), device=x.device)
+    out,n,cpu = x.clone(),u.shape[-1],x.device.type=='cpu'
+    dims,lims = _patch_sizes(u, x.shape[-2:], pct, aspect)
+    (y,in_y,src_y),(z,in_z,src_z) = (_axis(u[:,2+d], u[:,4+d], x.shape[2+d], dims[d], lims[d]) for d in range(2))
+    windows,full = out.unfold(2, lims[0], 1).unfold(3, lims[1], 1), cpu and pct[0]==pct[1] and aspect[0]==aspect[1]
+    for k in range(n):
+        i = (num>k).nonzero()[:,0] if cpu else torch.arange(len(x), device=x.device)
         if not len(i): break
-        uk = u[i,:,k]
-        dims,(hl,wl) = _patch_sizes(uk, (h,w), pct, aspect)
-        y,in_y,src_y = _axis(uk[:,2], uk[:,4], h, dims[0], hl)
-        z,in_z,src_z = _axis(uk[:,3], uk[:,5], w, dims[1], wl)
-        windows = out.unfold(2, hl, 1).unfold(3, wl, 1)
-        inside = in_y[:,None,:,None] & in_z[:,None,None] & (num[i]>k)[:,None,None,None]
-        windows[i,:,y,z] = torch.where(inside, content(i, src_y, src_z), windows[i,:,y,z])
+        new,at = content(i, src_y[i,k], src_z[i,k]),(i,slice(None),y[i,k],z[i,k])
+        if not full:
+            inside = in_y[i,k,None,:,None] & in_z[i,k,None,None] & (num[i]>k)[:,None,None,None]
+            new = torch.where(inside, new, windows[at])
+        windows[at] = new
     return out
 
 # %% ../nbs/05_augment.ipynb #ed5bed5a
@@ -90,13 +90,13 @@ def _filler(x, fill, stats, lims):
     if fill=='noise':
         m,s,lo,hi = (o.expand(len(x),1,1,1) for o in _noise_stats(x, stats))
         def _noise(i):
-            z = torch.addcmul(m[i], _randn(i), s[i])
+            z = _randn(i).mul_(s[i]).add_(m[i])
             if not x.is_floating_point(): z = z.round_()
             return torch.clamp(z, lo[i], hi[i]).to(x.dtype)
         return _noise
     if fill=='pixel': return lambda i: _randn(i).to(x.dtype)
     if fill=='mean': m = x.mean((2,3) if stats=='image' else (0,2,3), keepdim=True, dtype=dt)
-    else: m = torch.as_tensor(fill, device=x.device).view(1,-1,1,1)
+    else: m = torch.stack([x.new_full((), v, dtype=dt) for v in L(fill)]).view(1,-1,1,1)
     m = m.expand(*x.shape[:2],1,1)
     if not x.is_floating_point(): m = m.round()
     return lambda i: m[i].to(x.dtype)
@@ -109,22 +109,26 @@ class _Patches:
     def __init__(self, pct, max_num, p, aspect, batch):
         if not isinstance(max_num, int) or max_num<0: raise ValueError(f"max_num is a whole number, 0 or more, got {max_num}")
         _check_p(p)
-        self.pct,self.aspect = _range('pct', pct, 1),_range('aspect', aspect or 1)
+        self.pct,self.aspect = _range('pct', pct, 1),_range('aspect', 1 if aspect is None else aspect)
         self.max_num,self.p,self.batch = max_num,p,batch
     def draw(self, x): return _draw_patches(len(x), x.device, self.max_num, self.p, self.batch)
     def erase(self, x, draw, fill, stats):
         "NCHW `x` erased at the places of `draw`"
-        _,lims = _patch_sizes(draw[1][:,:,0] if self.max_num else x.new_zeros(1,2), x.shape[-2:], self.pct, self.aspect)
+        if not (self.max_num and x.numel()): return x.clone()
+        _,lims = _patch_sizes(draw[1], x.shape[-2:], self.pct, self.aspect)
         f = _filler(x, fill, stats, lims)
         return _lay_patches(x, *draw, self.pct, self.aspect, lambda i,r,c: f(i))
     def copy(self, x, draw):
         "NCHW `x` with copies laid at the places of `draw`"
+        if not (self.max_num and x.numel()): return x.clone()
         def _source(i, r, c): return x[i[:,None,None], :, r[:,:,None], c[:,None]].permute(0,3,1,2)
         return _lay_patches(x, *draw, self.pct, self.aspect, _source)
 
 def _check_fill(fill, stats, x=None):
     if stats not in ('batch','image'): raise ValueError(f"stats is 'batch' or 'image', got {stats!r}")
-    if isinstance(fill, str) and fill not in _fills: raise ValueError(f"fill is a number, one number a channel, or one of {_fills}, got {fill!r}")
+    nums = fill if is_listy(fill) else (fill,)
+    if fill not in _fills and not (nums and all(isinstance(o, (int,float)) for o in nums)):
+        raise ValueError(f"fill is a number, one number a channel, or one of {_fills}, got {fill!r}")
     if x is None: return
     if fill=='pixel' and not x.is_floating_point(): raise ValueError(f"fill='pixel' needs floating point images, got {x.dtype}; use 'noise'")
     if is_listy(fill) and len(fill)!=x.shape[1]: raise ValueError(f"fill has {len(fill)} numbers, the images have {x.shape[1]} channels")
@@ -159,22 +163,25 @@ def rand_copy(
     return retain_type(patches.copy(x4, patches.draw(x4)).view_as(x), x)
 
 # %% ../nbs/05_augment.ipynb #92bd8c3d
-def _is_image(x): return isinstance(x, TensorImage) or type(x) in (Tensor,TensorBase) and x.ndim==4
+def _is_plain(x): return type(x) in (Tensor,TensorBase) and x.ndim==4
+
+def _batched(x): return x.as_subclass(Tensor) if x.ndim==3 else x.as_subclass(Tensor)[None]
 
 def _leaves(b): return [o for x in b for o in _leaves(x)] if isinstance(b, (tuple,list)) else [b]
 
+# %% ../nbs/05_augment.ipynb #442e045f
 class _ImageTransform(RandTransform):
     "A `RandTransform` that draws for each image of the batch"
     def before_call(self, b, split_idx):
         "Draw for the images of `b`"
-        x = first(_leaves(b), _is_image) if split_idx==self.split_idx or self.split_idx is None else None
-        self.do = x is not None
-        if self.do: self.draw(_nchw(x))
+        typed,plain = ([o for o in _leaves(b) if f(o)] for f in (risinstance(TensorImage), _is_plain))
+        self.do,self.plain = bool(typed or plain) and (split_idx==self.split_idx or self.split_idx is None), not typed
+        if self.do: self.draw(_nchw((typed or plain)[0]))
 
     def encodes(self, x:TensorImage): return self.image(_nchw(x)).view_as(x)
-    def encodes(self, x:Tensor): return self.image(_nchw(x)).view_as(x) if _is_image(x) else x
-    def encodes(self, x:TensorMask): return self.mask(x.as_subclass(Tensor).view(-1, 1, *x.shape[-2:])).view_as(x)
-    def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k!='drawn'}
+    def encodes(self, x:Tensor): return self.image(_nchw(x)).view_as(x) if self.plain and _is_plain(x) else x
+    def encodes(self, x:TensorMask): return self.mask(x.as_subclass(Tensor).reshape(-1, 1, *x.shape[-2:])).view(x.shape)
+    def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k not in ('drawn','seen')}
 
 # %% ../nbs/05_augment.ipynb #84966212
 class RandErase(_ImageTransform):
@@ -228,6 +235,8 @@ class RandCopy(_ImageTransform):
     mask = image
 
 # %% ../nbs/05_augment.ipynb #015c0d88
+def _layout(x): return torch.contiguous_format if x.is_contiguous() else torch.channels_last
+
 _pad_modes = PadMode.Zeros,PadMode.Border,PadMode.Reflection
 
 def _pad_idx(n, pad, mode, device):
@@ -237,15 +246,32 @@ def _pad_idx(n, pad, mode, device):
     i = i % (2*n-2)
     return torch.minimum(i, 2*n-2-i)
 
-def _pad_crop(x, off, pad, mode):
-    "NCHW `x` padded by `pad`, and a crop of its own size for each image starting at `off` (bs, 2)"
+def _pad(x, pad, mode):
+    "NCHW `x` with `pad` more pixels at each side, (height, width)"
     (h,w),(ph,pw) = x.shape[-2:],pad
-    if mode==PadMode.Zeros: xp = F.pad(x, (pw,pw,ph,ph))
-    else: xp = x.index_select(2, _pad_idx(h, ph, mode, x.device)).index_select(3, _pad_idx(w, pw, mode, x.device))
-    res = xp.unfold(2, h, 1).unfold(3, w, 1)[torch.arange(len(x), device=x.device),:,off[:,0],off[:,1]]
-    return res.contiguous(memory_format=_layout(x))
+    res = torch.empty((*x.shape[:2],h+2*ph,w+2*pw), dtype=x.dtype, device=x.device, memory_format=_layout(x))
+    res[:,:,ph:ph+h,pw:pw+w] = x
+    for dim,n,p in ((3,w,pw),(2,h,ph)):
+        idx = _pad_idx(n, p, mode, x.device)+p
+        for start in (0,n+p):
+            edge = res.narrow(dim, start, p)
+            if mode==PadMode.Zeros: edge.zero_()
+            else: edge.copy_(res.index_select(dim, idx[start:start+p]))
+    return res
 
-def _layout(x): return torch.contiguous_format if x.is_contiguous() else torch.channels_last
+# %% ../nbs/05_augment.ipynb #1da00c91
+def _windows(x, off, pad, mode):
+    "NCHW `x` padded by `pad`, and a crop of its own size for each image starting at `off` (bs, 2)"
+    windows = _pad(x, pad, mode).unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1)
+    return windows[torch.arange(len(x), device=x.device),:,off[:,0],off[:,1]]
+
+def _pad_crop(x, off, pad, mode, piece=2**23):
+    "`_windows`, on the CPU in pieces of `piece` bytes"
+    n = max(1, piece//max(1, x[:1].nbytes))
+    if x.device.type!='cpu' or n>=len(x): return _windows(x, off, pad, mode).contiguous(memory_format=_layout(x))
+    res = torch.empty_like(x, memory_format=_layout(x))
+    for i in range(0, len(x), n): res[i:i+n] = _windows(x[i:i+n], off[i:i+n], pad, mode)
+    return res
 
 # %% ../nbs/05_augment.ipynb #ff5135fd
 class _Crop:
@@ -259,8 +285,8 @@ class _Crop:
     def draw(self, x):
         "Where the crop of each image starts in the padded image (bs, 2)"
         u = torch.rand(1 if self.batch else len(x), 3, device=x.device)
-        pad = torch.tensor(self.pad, device=x.device)
-        return torch.where(u[:,:1]<self.p, _randint(u[:,1:], 2*pad+1), pad).expand(len(x), 2)
+        offs = [torch.where(u[:,0]<self.p, (o*(2*p+1)).long().clamp(max=2*p), p) for o,p in zip(u[:,1:].T, self.pad)]
+        return torch.stack(offs, 1).expand(len(x), 2)
     def __call__(self, x, draw): return _pad_crop(x, draw, self.pad, self.mode) if any(self.pad) else x
 
 # %% ../nbs/05_augment.ipynb #d1612141
@@ -290,21 +316,35 @@ class RandPadCrop(_ImageTransform):
         store_attr('pad,pad_mode,batch')
         super().__init__(p=p, **kwargs)
 
-    def draw(self, x): self.drawn = self.crop.draw(x)
+    def draw(self, x): self.drawn,self.size = self.crop.draw(x),x.shape[-2:]
     def image(self, x):
         "NCHW `x` moved"
         return self.crop(x, self.drawn)
     mask = image
+    def encodes(self, x:TensorPoint):
+        "Points and boxes, in fastai's coordinates from -1 to 1, moved with the images"
+        (h,w),(ph,pw),off = self.size,self.crop.pad,self.drawn
+        move = torch.stack([(off[:,1]-pw)*2/w, (off[:,0]-ph)*2/h], 1)
+        return (_batched(x).unflatten(-1, (-1,2)) - move[:,None,None]).to(x.dtype).view_as(x)
 
 # %% ../nbs/05_augment.ipynb #3227cb1b
 def _flip(x, flip, dim):
     "NCHW `x` with the images of `flip` mirrored along `dim`"
-    return torch.where(flip[:,None,None,None], x.flip(dim), x)
+    res = x.flip(dim)
+    return torch.where(flip[:,None,None,None], res, x, out=None if x.requires_grad else res)
 
-def _check_flip(p, horizontal, vertical):
+def _flips(x, flips, horizontal, vertical):
+    "NCHW `x` mirrored by `flips` (bs, 2): first column left and right, second up and down"
+    if horizontal: x = _flip(x, flips[:,0], 3)
+    return _flip(x, flips[:,1], 2) if vertical else x
+
+def _check_flip(p, horizontal, vertical, alternate=False, batch=False):
     _check_p(p)
     if not (horizontal or vertical): raise ValueError("horizontal and vertical are both False: there is nothing to flip")
+    if alternate and batch: raise ValueError("alternate=True follows each image, batch=True treats all alike: choose one")
+    if alternate and p!=.5: raise ValueError(f"alternate=True starts each image on a fair coin: leave p at 0.5, got {p}")
 
+# %% ../nbs/05_augment.ipynb #4b20eaf7
 def _draw_flips(x, p, batch): return (torch.rand(1 if batch else len(x), 2, device=x.device) < p).expand(len(x), 2)
 
 def rand_flip(
@@ -316,37 +356,53 @@ def rand_flip(
 )->Tensor: # Like `x`
     "Mirror each image at random"
     _check_flip(p, horizontal, vertical)
-    res = x4 = _nchw(x)
-    flips = _draw_flips(x4, p, batch)
-    for dim,on in ((3,horizontal),(2,vertical)): res = _flip(res, flips[:,3-dim], dim) if on else res
-    return retain_type(res.view_as(x), x)
+    x4 = _nchw(x)
+    return retain_type(_flips(x4, _draw_flips(x4, p, batch), horizontal, vertical).view_as(x), x)
+
+# %% ../nbs/05_augment.ipynb #1c6f796f
+def _slots(x, bits=24):
+    "A number of `bits` bits for each image of NCHW `x` that depends on its pixels only"
+    h,w = (max(1, n//32) for n in x.shape[-2:])
+    px = x[:,:,::h,::w].contiguous().flatten(1)
+    if px.is_floating_point(): px = px.view({2:torch.int16, 4:torch.int32, 8:torch.int64}[px.element_size()])
+    k = torch.arange(1, px.shape[1]+1, device=x.device)*-7046029254386353131
+    k = ((k ^ (k>>29))*-4658895280553007687) | 1
+    return ((px.long()*k).sum(1) >> (64-bits)) & (2**bits-1)
+
+def _starts(device): return torch.randint(0, 4, (2**24,), dtype=torch.uint8, device=device)
 
 # %% ../nbs/05_augment.ipynb #bae95dc1
 class RandFlip(_ImageTransform):
     "Mirror each training image at random"
-    order = 30
+    order,seen = 28,None
     def __init__(self,
         p:float=.5, # Probability that an image is mirrored, for each direction
         horizontal:bool=True, # Mirror left and right?
         vertical:bool=False, # Mirror up and down?
+        alternate:bool=False, # Mirror each image every second time that it comes, after a random start?
         batch:bool=False, # One draw for all images?
         **kwargs
     ):
-        _check_flip(p, horizontal, vertical)
-        store_attr('horizontal,vertical,batch')
+        _check_flip(p, horizontal, vertical, alternate, batch)
+        store_attr('horizontal,vertical,alternate,batch')
         super().__init__(p=p, **kwargs)
 
-    def draw(self, x): self.drawn = _draw_flips(x, self.p, self.batch)
+    def _turns(self, x):
+        "The sides that the images are due to show"
+        slots = _slots(x)
+        if self.seen is None or self.seen.device!=x.device: self.seen = _starts(x.device)
+        n = self.seen[slots]
+        self.seen[slots] = n+1
+        return torch.stack([n, n//2 if self.horizontal else n], 1)%2 == 1
+
+    def draw(self, x): self.drawn = self._turns(x) if self.alternate else _draw_flips(x, self.p, self.batch)
     def image(self, x):
         "NCHW `x` mirrored"
-        for dim,on in ((3,self.horizontal),(2,self.vertical)): x = _flip(x, self.drawn[:,3-dim], dim) if on else x
-        return x
+        return _flips(x, self.drawn, self.horizontal, self.vertical)
     mask = image
     def encodes(self, x:TensorPoint):
         "Points and boxes, in fastai's coordinates from -1 to 1, mirrored"
-        on = torch.tensor([self.horizontal,self.vertical], device=x.device)
-        sign = (1-2*(self.drawn & on).to(x.dtype))[:,None]
-        res = x.as_subclass(Tensor) if x.ndim==3 else x.as_subclass(Tensor)[None]
-        if not isinstance(x, TensorBBox): return (res*sign).view_as(x)
-        a,b = res[...,:2]*sign,res[...,2:]*sign
-        return torch.cat([torch.minimum(a,b),torch.maximum(a,b)], -1).view_as(x)
+        on = [f & o for f,o in zip(self.drawn.T, (self.horizontal,self.vertical))]
+        res = _batched(x).unflatten(-1, (-1,2)) * (1-2*torch.stack(on, 1).to(x.dtype))[:,None,None]
+        if isinstance(x, TensorBBox): res = torch.stack([res.amin(-2),res.amax(-2)], -2)
+        return res.view_as(x)

@@ -1,22 +1,541 @@
-"Batch transforms drawn for each image: geometry, statistics, targets, dtypes"
-import pytest
+"Batch transforms drawn for each image: geometry, statistics, targets, types, errors"
+import subprocess, sys
+
+import pytest, torch.nn.functional as F
 from fastai.vision.all import *
 from fastai_ext.augment import *
 
-def test_default_erase_keeps_range_and_input():
-    "Some pixels change, none leaves the range, the given tensor stays"
-    x = torch.randn(64, 1, 28, 28)
-    old = x.clone()
-    y = rand_erase(x)
-    assert torch.equal(x, old) and not torch.equal(y, x)
-    assert y.min()>=x.min() and y.max()<=x.max()
+geometric = [RandCopy(), RandCopy((.1,1.), aspect=(.3,3.)), RandPadCrop(2), RandPadCrop((1,3), PadMode.Zeros), RandPadCrop(3, PadMode.Border),
+    RandFlip(), RandFlip(vertical=True), RandFlip(horizontal=False, vertical=True), RandFlip(alternate=True)]
+erasing = [RandErase(), RandErase((.1,1.), aspect=(.3,3.)), RandErase(fill='mean'), RandErase(fill='pixel'), RandErase(fill=3.),
+    RandErase(stats='image'), RandErase(fill='mean', stats='image'), RandErase(fill=2., batch=True), RandErase(p=.5)]
+every = geometric + erasing
 
-@pytest.mark.parametrize('t', [RandCopy(), RandPadCrop(2), RandPadCrop(2, PadMode.Zeros), RandFlip(vertical=True)])
+def plain(x): return x.as_subclass(Tensor)
+
+def coords(bs, h, w): return torch.arange(h*w).view(1,1,h,w).expand(bs,1,h,w).float()
+
+def chi2_ok(counts, tail=6):
+    "Are `counts` those of equally likely cases? (chi-square within `tail` standard deviations of its mean)"
+    c = torch.as_tensor(counts).double()
+    stat,df = ((c-c.mean())**2/c.mean()).sum(), len(c)-1
+    return stat < df + tail*(2*df)**.5
+
+# Draws
+
+def test_number_of_patches_is_uniform():
+    "Patches of one pixel, so few that they hardly meet: 0 to 4 of them, equally often"
+    set_seed(1)
+    n = rand_erase(torch.zeros(20_000,1,64,64), pct=1/64, fill=1.).sum((1,2,3)).long()
+    counts = torch.bincount(n, minlength=5)
+    assert len(counts)==5 and ((counts/20_000-.2).abs() < .015).all()
+
+def test_fraction_erased():
+    "8% of the pixels with 4 patches of 4% that do not heed one another: E[1-(1-.04)^n], at places away from the border"
+    set_seed(2)
+    got = rand_erase(torch.zeros(20_000,1,20,20), fill=1.).mean()
+    one = rand_erase(torch.zeros(20_000,1,20,20), max_num=1, fill=1.)
+    assert abs(one.mean()-.5*.04) < 5e-4
+    assert set(one.sum((1,2,3)).tolist()) == {0.,16.}
+    assert .06 < got < .08
+
+@pytest.mark.parametrize('f', [rand_erase, rand_copy])
+def test_p(f):
+    "With `p`=.3 and one patch at most, .15 of the images are touched"
+    set_seed(3)
+    x = torch.rand(20_000,1,8,8)
+    y = f(x, pct=1., max_num=1, p=.3, fill=7.) if f is rand_erase else f(x, pct=.5, max_num=1, p=.3)
+    touched = (y!=x).flatten(1).any(1).float().mean()
+    assert abs(touched - (.15 if f is rand_erase else .15*24/25)) < .012
+
+def test_places_are_uniform():
+    "3 by 3 patches have 6 by 6 places in an 8 by 8 image"
+    set_seed(4)
+    y = rand_erase(torch.zeros(80_000,1,8,8), pct=.4, max_num=1, fill=1.)
+    first_px = y.flatten(1).argmax(1)[y.flatten(1).any(1)]
+    counts = torch.bincount(first_px, minlength=64).view(8,8)
+    assert counts[6:].sum()==0 and counts[:,6:].sum()==0
+    assert chi2_ok(counts[:6,:6].flatten())
+
+def test_copy_sources_are_uniform():
+    "The source of a copied pixel patch is any place of the image, also its own"
+    set_seed(5)
+    x = coords(60_000, 4, 4)
+    y = rand_copy(x, pct=.25, max_num=1)
+    assert chi2_ok(torch.bincount(y[y!=x].long(), minlength=16))
+
+def test_sizes_and_aspects():
+    "Sizes are uniform over the range; aspects are log-uniform, heights and widths equally likely the greater"
+    set_seed(6)
+    y = rand_erase(torch.zeros(20_000,1,32,32), pct=(.25,.75), max_num=1, fill=1.)[:,0]
+    h = y.any(2).sum(1)[y.flatten(1).any(1)]
+    assert h.min()==8 and h.max()==23 and chi2_ok(torch.bincount(h)[8:])
+    y = rand_erase(torch.zeros(20_000,1,64,64), pct=.25, aspect=(.25,4.), max_num=1, fill=1.)[:,0]
+    y = y[y.flatten(1).any(1)]
+    h,w = y.any(2).sum(1),y.any(1).sum(1)
+    assert h.min()==8 and h.max() in (31,32) and w.min()==8 and w.max() in (31,32)
+    assert (h.float().log()-w.float().log()).mean().abs() < .03
+    assert ((h*w).float()/256 < 1.01).all() and ((h*w).float()/256 > .8).all()
+    ratio = (h/w).log2()
+    assert abs(ratio.abs().mean()-1) < .03
+
+@pytest.mark.parametrize('sz', [(1,1), (1,5), (2,3), (5,1)])
+@pytest.mark.parametrize('t', every, ids=str)
+def test_tiny_images(t, sz):
+    "Images smaller than any patch or padding work"
+    x = TensorImage(torch.rand(16,5,*sz))
+    assert t(x, split_idx=0).shape==x.shape
+
+@pytest.mark.parametrize('t', every, ids=str)
+def test_empty_batch(t): assert t(TensorImage(torch.rand(0,3,8,8)), split_idx=0).shape==(0,3,8,8)
+
+@pytest.mark.parametrize('t', [o for o in every if not getattr(o, 'alternate', False)], ids=str)
+def test_seed_and_independence(t):
+    "The same seed gives the same batch; two copies of an image get different draws unless `batch=True`; the input stays"
+    x = torch.rand(1,3,24,24).expand(32,-1,-1,-1).contiguous()
+    old = x.clone()
+    set_seed(7)
+    a = t(TensorImage(x), split_idx=0)
+    set_seed(7)
+    assert torch.equal(a, t(TensorImage(x), split_idx=0))
+    assert torch.equal(x, old) and (t.batch or not torch.equal(plain(a), x))
+    moved = (a!=x).flatten(1)
+    assert (moved==moved[:1]).all() == t.batch
+
+@pytest.mark.parametrize('t', [RandErase(batch=True, max_num=1), RandCopy(batch=True, max_num=1), RandPadCrop(2, batch=True), RandFlip(batch=True)], ids=str)
+def test_batch_draws_once(t):
+    "One draw for all images, another one for the next batch"
+    x = TensorImage(coords(8, 10, 10))
+    outs = []
+    for _ in range(20):
+        y = t(x, split_idx=0)
+        same = (y!=x) if isinstance(t, RandErase) else y
+        assert (same==same[:1]).all()
+        outs.append(tuple(same[0].flatten().tolist()))
+    assert len(set(outs)) > 1
+
+@pytest.mark.parametrize('f', [partial(rand_erase, p=0.), partial(rand_erase, max_num=0), partial(rand_copy, p=0.), partial(rand_copy, max_num=0),
+    partial(rand_pad_crop, pad=0), partial(rand_pad_crop, pad=2, p=0.), partial(rand_flip, p=0.)], ids=str)
+def test_identity(f):
+    "No patches, no padding or no chance: the same images"
+    x = torch.rand(16,3,9,7)
+    assert torch.equal(f(x), x)
+
+@pytest.mark.parametrize('t', every, ids=str)
+def test_not_for_validation(t):
+    "On the validation set the very tensors come back, and the random state does not move"
+    x,state = TensorImage(torch.rand(4,3,8,8)),torch.get_rng_state()
+    b = x,TensorCategory(torch.arange(4))
+    assert t(b, split_idx=1)[0] is x and t(x) is x
+    assert torch.equal(torch.get_rng_state(), state)
+
+def test_split_idx_can_be_chosen():
+    "As with other transforms of fastai"
+    x = TensorImage(torch.rand(16,3,8,8))
+    t = RandErase(split_idx=1, fill=2)
+    assert t(x, split_idx=0) is x and (t(x, split_idx=1)==2).any()
+
+# Erasing
+
+def test_noise_keeps_statistics():
+    "Mean and standard deviation move by less than .01 of the standard deviation for a normal batch, the range not at all"
+    set_seed(8)
+    x = torch.randn(256,3,32,32)*5+20
+    y = rand_erase(x)
+    erased = y!=x
+    noise = y[erased]
+    assert abs(y.mean()-x.mean()) < .05 and abs(y.std()-x.std()) < .05
+    assert x.min() <= y.min() and y.max() <= x.max()
+    assert abs(noise.mean()-20) < .05 and abs(noise.std()-5) < .05
+
+def test_noise_of_bytes_is_rounded():
+    "uint8 noise is rounded, not cut: its mean is the batch's"
+    set_seed(20)
+    x = (torch.randn(64,3,32,32)*10+100).round().byte()
+    y = rand_erase(x)
+    assert abs(y[y!=x].float().mean()-x.float().mean()) < .15
+
+def test_noise_is_clamped():
+    "A batch of two values 0 and 1, mostly 0: noise stays within, and both ends are met"
+    set_seed(9)
+    x = (torch.rand(64,1,28,28) < .3).float()
+    y = rand_erase(x)
+    assert y.min()==0 and y.max()==1 and ((y>0) & (y<1)).any()
+
+def test_stats_of_the_image():
+    "With `stats='image'` each image is filled from its own range, and with 'batch' it is not"
+    set_seed(10)
+    x = torch.randn(64,3,16,16) + 100*torch.arange(64)[:,None,None,None]
+    lo,hi = x.amin((1,2,3), keepdim=True),x.amax((1,2,3), keepdim=True)
+    y = rand_erase(x, pct=.5, stats='image')
+    assert ((lo<=y) & (y<=hi)).all() and (y!=x).any()
+    z = rand_erase(x, pct=.5)
+    assert not ((lo<=z) & (z<=hi)).all()
+    err = (y-x.mean((1,2,3), keepdim=True))[y!=x]
+    assert abs(err.mean()) < .05 and abs(err.std()-1) < .05
+
+@pytest.mark.parametrize('stats', ['batch','image'])
+def test_fill_mean_and_constants(stats):
+    "The mean is each channel's; numbers are used as they are"
+    set_seed(11)
+    x = torch.rand(16,3,12,12)
+    m = x.mean((0,2,3) if stats=='batch' else (2,3), keepdim=True).expand_as(x)
+    y = rand_erase(x, fill='mean', stats=stats)
+    test_close(y[y!=x], m[y!=x], 1e-6)
+    y = rand_erase(x, fill=(5,6,7), stats=stats)
+    want = tensor([5.,6.,7.])[None,:,None,None].expand_as(x)
+    assert torch.equal(y[y!=x], want[y!=x]) and set(y[y!=x].tolist())=={5.,6.,7.}
+    y = rand_erase(x, fill=-3)
+    assert set(y[y!=x].tolist())=={-3.}
+
+def test_plain_noise():
+    "fill='pixel' is N(0,1), whatever the batch is"
+    set_seed(12)
+    x = torch.full((64,3,32,32), 50.)
+    y = rand_erase(x, fill='pixel')
+    assert abs(y[y!=50].mean()) < .02 and abs(y[y!=50].std()-1) < .02
+
+def test_all_channels_are_erased():
+    "A patch goes through all channels"
+    x = torch.randn(64,4,16,16)
+    gone = rand_erase(x)!=x
+    assert gone.any() and (gone.all(1)==gone.any(1)).all()
+
+# Copying
+
+def test_copy_comes_from_the_untouched_image():
+    "Each pixel's displacement is one of at most 4; a copy of a copy would make sums of them"
+    set_seed(13)
+    h,w = 30,24
+    x = coords(300, h, w)
+    y = rand_copy(x, pct=.5)
+    d = (y-x)[:,0]
+    for o in d: assert len(o.unique()) <= 5
+    assert max(len(o.unique()) for o in d)==5
+    src_r,src_c = (y//w)[:,0],(y%w)[:,0]
+    rows,cols = torch.arange(h)[:,None],torch.arange(w)
+    for dr,dc,di in zip(src_r-rows, src_c-cols, d):
+        for v in di.unique(): assert len(dr[di==v].unique())==1 and len(dc[di==v].unique())==1
+
+def test_copy_one_patch():
+    "One patch: a rectangle of the right size, moved as a whole, all channels alike"
+    set_seed(14)
+    x = torch.cat([coords(500, 20, 30), 1000+coords(500, 20, 30)], 1)
+    y = rand_copy(x, pct=.3, max_num=1)
+    assert torch.equal(y[:,1]-y[:,0], x[:,1]-x[:,0])
+    sizes = set()
+    for o in (y!=x)[:,0]:
+        if o.any():
+            r,c = o.any(1).nonzero(),o.any(0).nonzero()
+            sizes.add((int(r.max()-r.min())+1, int(c.max()-c.min())+1, int(o.sum())))
+    assert sizes=={(6,9,54)}
+
+@pytest.mark.parametrize('k', [dict(), dict(pct=(.1,1.), aspect=(.3,3.)), dict(pct=1.), dict(batch=True)])
+def test_copy_brings_no_new_value(k):
+    "Every value that an image has after copying, it had before"
+    x = coords(64, 13, 17) + 1000*torch.arange(64)[:,None,None,None]
+    y = rand_copy(x, **k)
+    assert (y//1000==x//1000).all() and (y%1000 < 13*17).all()
+    if not k.get('batch'): assert torch.equal(y, x) == (k.get('pct')==1.)
+
+# Masks, points, boxes
+
+@pytest.mark.parametrize('t', geometric, ids=str)
 def test_mask_follows_image(t):
-    "An image that equals its mask still does"
+    "An image that equals its mask still does, and the types are kept"
     m = TensorMask(torch.randint(0, 9, (32,20,24)))
-    x = TensorImage(m[:,None].float())
-    a,b = t((x, m), split_idx=0)
-    assert type(a) is TensorImage and type(b) is TensorMask
-    assert torch.equal(a[:,0], TensorImage(b.float())) and not torch.equal(a, x)
-    assert t((x, m), split_idx=1)[0] is x
+    x = TensorImageBW(m[:,None].float())
+    a,b,c = t((x, m, TensorCategory(torch.arange(32))), split_idx=0)
+    assert type(a) is TensorImageBW and type(b) is TensorMask and type(c) is TensorCategory and b.dtype==m.dtype
+    assert torch.equal(plain(a[:,0]), plain(b).float()) and not torch.equal(plain(a), plain(x))
+    assert torch.equal(plain(c), torch.arange(32))
+
+def test_erase_mask():
+    "The mask stays, or has `mask_fill` just where the image is erased"
+    m,x = TensorMask(torch.zeros(32,20,24).long()),TensorImage(torch.zeros(32,3,20,24))
+    assert torch.equal(RandErase(fill=1)((x,m), split_idx=0)[1], m)
+    a,b = RandErase(fill=1, mask_fill=255)((x,m), split_idx=0)
+    assert torch.equal(plain(a[:,0])*255, plain(b).float()) and b.any() and b.dtype==m.dtype
+
+def test_nested_inputs_get_the_same_draw():
+    "Two inputs and a smaller mask of a batch: same places, in proportion"
+    x = TensorImage(coords(32,16,16))
+    m = TensorMask(torch.arange(64).view(1,8,8).expand(32,8,8))
+    for t in (RandErase(pct=.5, max_num=1, fill=-1, mask_fill=-1), RandFlip()):
+        (a,b),c = t(((x,x), m), split_idx=0)
+        assert torch.equal(plain(a), plain(b))
+        if isinstance(t, RandErase): assert torch.equal(plain(a<0).flatten(1).any(1), plain(c<0).flatten(1).any(1))
+
+@pytest.mark.parametrize('t', [RandFlip(vertical=True), RandFlip(), RandFlip(horizontal=False, vertical=True), RandPadCrop(3, PadMode.Zeros), RandPadCrop((0,2))],
+    ids=str)
+def test_points_and_boxes_follow_image(t):
+    "A bright pixel is where its point says, and a bright rectangle where its box says"
+    h,w = 16,24
+    x,pts,boxes = torch.zeros(64,1,h,w),[],[]
+    for i in range(64):
+        r,c = 4+i%7,5+i%13
+        x[i,0,r:r+2,c:c+4] = 1
+        pts.append([[2*(c+.5)/w-1, 2*(r+.5)/h-1]])
+        boxes.append([[2*c/w-1, 2*r/h-1, 2*(c+4)/w-1, 2*(r+2)/h-1]])
+    y,p,b = t((TensorImage(x), TensorPoint(tensor(pts)), TensorBBox(tensor(boxes))), split_idx=0)
+    assert type(p) is TensorPoint and type(b) is TensorBBox and not torch.equal(y, TensorImage(x))
+    for o,pt,box in zip(y, p, b):
+        r,c = o[0].any(1).nonzero(),o[0].any(0).nonzero()
+        test_close(box[0], tensor([c.min()*2/w-1, r.min()*2/h-1, (c.max()+1)*2/w-1, (r.max()+1)*2/h-1]), 1e-5)
+        col,row = (pt[0,0]+1)*w/2-.5,(pt[0,1]+1)*h/2-.5
+        assert o[0,int(row.round()),int(col.round())]==1
+
+@pytest.mark.parametrize('t', [RandErase(), RandCopy()], ids=str)
+def test_patches_leave_points(t):
+    "Erasing and copying leave points and boxes alone"
+    p = TensorPoint(torch.rand(4,3,2))
+    assert torch.equal(t((TensorImage(torch.rand(4,3,8,8)), p), split_idx=0)[1], p)
+
+# Crop and flip
+
+@pytest.mark.parametrize('mode,torch_mode', [(PadMode.Zeros,'constant'), (PadMode.Border,'replicate'), (PadMode.Reflection,'reflect')])
+@pytest.mark.parametrize('pad', [2, (1,3)])
+def test_crop_is_a_crop_of_torchs_padding(mode, torch_mode, pad):
+    "Every image is one of the crops of the image padded by torch, and all of them come up"
+    set_seed(15)
+    ph,pw = (pad,pad) if isinstance(pad, int) else pad
+    img = torch.rand(1,2,9,11)
+    padded = F.pad(img, (pw,pw,ph,ph), mode=torch_mode)[0]
+    crops = torch.stack([padded[:,i:i+9,j:j+11] for i in range(2*ph+1) for j in range(2*pw+1)])
+    y = rand_pad_crop(img.expand(2000,-1,-1,-1).contiguous(), pad, mode)
+    found = (y[:,None]==crops[None]).flatten(2).all(2)
+    assert (found.sum(1)==1).all() and chi2_ok(found.sum(0))
+
+@pytest.mark.parametrize('fmt', [torch.contiguous_format, torch.channels_last])
+def test_large_batches_in_pieces(fmt):
+    "More than a piece of memory: the same crops as image by image"
+    from fastai_ext.augment import _pad_crop
+    x,off = torch.rand(11,3,20,20).contiguous(memory_format=fmt),torch.randint(0, 5, (11,2))
+    want = torch.cat([_pad_crop(x[i:i+1], off[i:i+1], (2,2), PadMode.Reflection) for i in range(11)])
+    y = _pad_crop(x, off, (2,2), PadMode.Reflection, piece=20_000)
+    assert torch.equal(y, want) and y.is_contiguous(memory_format=fmt)
+    assert torch.equal(_pad_crop(x, off, (2,2), PadMode.Reflection, piece=1), want)
+
+@pytest.mark.parametrize('t,n', [(RandFlip(), 2), (RandFlip(horizontal=False, vertical=True), 2), (RandFlip(vertical=True), 4)])
+def test_flip_sides(t, n):
+    "Each side comes up as often as the others"
+    set_seed(16)
+    img = torch.arange(6.).view(1,1,2,3)
+    y = t(TensorImage(img.expand(4000,-1,-1,-1)), split_idx=0)
+    sides = [tuple(o.flatten().tolist()) for o in y]
+    want = {tuple(img.flip(d).flatten().tolist()) for d in ([], [3], [2], [2,3])}
+    assert set(sides) <= want and len(set(sides))==n
+    assert chi2_ok([sides.count(o) for o in set(sides)])
+
+def _items_dls(n, bs, tfms, **kwargs):
+    x = np.random.RandomState(0).randint(0, 256, (n,8,8)).astype('uint8')
+    block = DataBlock((ImageBlock(PILImageBW), RegressionBlock), get_items=lambda _: range(n), get_x=lambda i: x[i], get_y=noop,
+        splitter=IndexSplitter([0]), batch_tfms=tfms)
+    return block.dataloaders(None, bs=bs, **kwargs),x
+
+@pytest.mark.parametrize('workers', [0,2])
+@pytest.mark.parametrize('vertical', [False,True])
+def test_alternate_follows_each_item(workers, vertical):
+    "Shuffled, with workers: an item shows its other side in the next epoch, and all of its sides in two or four"
+    set_seed(17)
+    dls,x = _items_dls(101, 16, [RandFlip(alternate=True, vertical=vertical)], num_workers=workers, drop_last=False)
+    seen = defaultdict(list)
+    for epoch in range(8):
+        for xb,yb in dls.train:
+            for o,i in zip(xb, yb): seen[int(i)].append((o[0]*255).round().byte())
+    assert len(seen)==100
+    starts = 0
+    for i,os in seen.items():
+        img,n = tensor(x[i]),4 if vertical else 2
+        sides = [img, img.flip(1)] + ([img.flip(0), img.flip((0,1))] if vertical else [])
+        ks = [[torch.equal(plain(o), s) for s in sides].index(True) for o in os]
+        assert len(os)==8 and ks[:4]==ks[4:] and sorted(ks[:n])==list(range(n)) and ks[0]!=ks[1]
+        starts += ks[0]==0
+    assert 10 < starts < 80
+
+def test_alternate_needs_same_pixels_only():
+    "The image is known again in any batch and place, in any float type of its own"
+    for dt in (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8):
+        x,t = (torch.rand(50,3,40,70)*255).to(dt),RandFlip(alternate=True)
+        a = t(TensorImage(x), split_idx=0)
+        idxs = torch.randperm(50)
+        b = torch.cat([plain(t(TensorImage(x[i]), split_idx=0)) for i in idxs.split(7)])
+        was,now = ((o!=x[i]).flatten(1).any(1) for o,i in ((plain(a),slice(None)), (b,idxs)))
+        assert (was[idxs] != now).all() and was.any() and now.any()
+
+# Types, layouts, devices
+
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize('channels', [1,3,7])
+@pytest.mark.parametrize('fmt', [torch.contiguous_format, torch.channels_last])
+def test_types_and_layouts(dtype, channels, fmt):
+    "Shape, dtype, memory layout and tensor type are kept, the range with the default fill as well"
+    x = (torch.rand(32,channels,14,10)*200).to(dtype).contiguous(memory_format=fmt)
+    for t in every:
+        if getattr(t, 'fill', None)=='pixel' and dtype==torch.uint8: continue
+        for cls in (TensorImage, TensorImageBW, Tensor):
+            if isinstance(t, RandFlip): t.seen = None
+            y = t(x.as_subclass(cls), split_idx=0)
+            assert type(y) is cls and y.dtype==dtype and y.shape==x.shape and y.is_contiguous(memory_format=fmt)
+            assert t.batch or not torch.equal(plain(y), x)
+        if getattr(t, 'fill', '')=='noise' or isinstance(t, RandCopy): assert x.min()<=y.min() and y.max()<=x.max()
+
+@pytest.mark.parametrize('t', every, ids=str)
+def test_strided_input(t):
+    "A transposed or sliced batch is handled like its contiguous copy"
+    x = torch.rand(40,12,14,3).permute(0,3,1,2)[::2,:,1:]
+    set_seed(18)
+    a = t(TensorImage(x), split_idx=0)
+    if isinstance(t, RandFlip) and t.alternate: return
+    set_seed(18)
+    test_close(a, t(TensorImage(x.contiguous()), split_idx=0), 1e-5)
+
+def test_single_images():
+    "CHW images, and a mask HW, work as well; other types in the tuple are left alone"
+    m = TensorMask(torch.arange(80).view(8,10))
+    for t in geometric: 
+        a,b = t((TensorImage(m[None].float()), m), split_idx=0)
+        assert a.shape==(1,8,10) and b.shape==(8,10) and torch.equal(plain(a[0]), plain(b).float())
+    assert rand_erase(torch.rand(3,8,8)).shape==(3,8,8) and rand_flip(torch.rand(3,8,8)).shape==(3,8,8)
+    assert RandErase()(('a', 3), split_idx=0)==('a', 3)
+
+def test_plain_tensors():
+    "Plain tensors of four dimensions are images, unless the batch has a `TensorImage`; labels never are"
+    x,y = torch.rand(8,3,6,6),torch.arange(8)
+    a,b = RandErase(fill=2, max_num=9)((x,y), split_idx=0)
+    assert (a==2).any() and b is y
+    a,b = RandErase(fill=2, max_num=9)((TensorImage(x),x), split_idx=0)
+    assert (a==2).any() and b is x
+
+def test_strided_mask():
+    "A mask that is a view of something else"
+    m = TensorMask(torch.randint(0, 9, (8,20,24))).transpose(1,2)
+    a,b = RandFlip()((TensorImage(plain(m)[:,None].float()), m), split_idx=0)
+    assert torch.equal(plain(a)[:,0], plain(b).float())
+
+@pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), partial(rand_flip, vertical=True)], ids=str)
+def test_gradients_pass(f):
+    "Every pixel that is left or copied passes its gradient back"
+    x = torch.rand(16,3,8,8, requires_grad=True)
+    y = f(x)
+    y.sum().backward()
+    assert x.grad.sum() > 0 and y.requires_grad
+
+@pytest.mark.parametrize('t', every, ids=str)
+def test_nothing_waits_for_the_device(t):
+    "The meta device has no values, so anything that had to read one on the host would fail"
+    x,m = TensorImage(torch.rand(8,3,20,20, device='meta')),TensorMask(torch.zeros(8,20,20, device='meta'))
+    y = t((x,m), split_idx=0)[0]
+    assert y.shape==x.shape and y.device.type=='meta'
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('t', every, ids=str)
+def test_cuda(t):
+    "On a GPU: same device, reproducible, without a synchronisation"
+    x = TensorImage(torch.rand(32,3,20,20)).cuda()
+    t(x, split_idx=0)
+    torch.cuda.set_sync_debug_mode('error')
+    try: y = t(x, split_idx=0)
+    finally: torch.cuda.set_sync_debug_mode('default')
+    assert y.device==x.device and not torch.equal(x, y)
+    if isinstance(t, RandFlip) and t.alternate: return
+    set_seed(19)
+    a = t(x, split_idx=0)
+    set_seed(19)
+    assert torch.equal(a, t(x, split_idx=0))
+
+# In fastai
+
+def _mask_dls(n=24, **kwargs):
+    tfms = RandErase(fill=0, mask_fill=0),RandCopy(),RandFlip(),RandPadCrop(2),Normalize.from_stats([0.], [1.], False)
+    imgs = np.random.RandomState(0).randint(0, 256, (n,16,16)).astype('uint8')
+    block = DataBlock((ImageBlock(PILImageBW), MaskBlock()), get_items=lambda _: range(n), get_x=lambda i: imgs[i], get_y=lambda i: imgs[i],
+        splitter=IndexSplitter(range(8)), batch_tfms=tfms)
+    return block.dataloaders(None, bs=8, **kwargs)
+
+@pytest.mark.parametrize('workers', [0,2])
+def test_datablock(workers):
+    "In a DataBlock: order, masks in step with images in training, validation untouched"
+    dls = _mask_dls(num_workers=workers)
+    names = [type(o).__name__ for o in dls.train.after_batch.fs]
+    assert names==['IntToFloatTensor','RandFlip','RandPadCrop','Normalize','RandErase','RandCopy']
+    for xb,yb in dls.train: test_close(plain(xb[:,0])*255, plain(yb).float(), 1e-3)
+    a,b = first(dls.valid),first(dls.valid)
+    assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+
+def test_get_preds_is_untouched():
+    "Predictions are those of the bare validation images"
+    dls,net = _mask_dls(num_workers=0),nn.Conv2d(1, 2, 3, padding=1)
+    learn = Learner(dls, net, loss_func=lambda pred,targ: pred.mean())
+    with learn.no_bar(): preds = learn.get_preds(act=noop)[0]
+    imgs = torch.stack([tensor(np.array(dls.valid_ds[i][0])) for i in range(8)])[:,None].float()/255
+    test_close(preds, net(imgs).detach(), 1e-4)
+
+def test_uint8_before_int_to_float():
+    "With an early `order` the transforms see bytes"
+    dls,_ = _items_dls(17, 8, [RandErase(order=5), RandPadCrop(1, order=5), RandFlip(order=5), RandCopy(order=5)])
+    x = dls.train.one_batch()[0]*255
+    test_close(x, x.round(), 1e-3)
+
+@pytest.mark.slow
+def test_export_in_a_fresh_process(tmp_path):
+    "A learner with all four, exported, predicts the same in another process"
+    script = """
+from fastai.vision.all import *
+from fastai_ext.augment import *
+def label(f): return Path(f).name[0]
+if __name__=='__main__':
+    path,step = Path(sys.argv[1]),sys.argv[2]
+    files = L(path.glob('*.png')).sorted()
+    if step=='train':
+        set_seed(0)
+        block = DataBlock((ImageBlock, CategoryBlock), get_y=label, batch_tfms=[RandErase(), RandPadCrop(1), RandFlip(alternate=True), RandCopy()])
+        dls = block.dataloaders(files, bs=4, num_workers=0)
+        learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), loss_func=CrossEntropyLossFlat())
+        dls.train.one_batch()
+        learn.model(tensor(dls.one_batch()[0]))
+        with learn.no_bar(), learn.no_logging(): learn.fit(1)
+        learn.export(path/'e.pkl')
+    else: learn = load_learner(path/'e.pkl')
+    assert (path/'e.pkl').stat().st_size < 2_000_000
+    with learn.no_bar(): print([learn.predict(f)[2].tolist() for f in files[:3]])
+"""
+    for i in range(20): PILImage.create(np.random.RandomState(i).randint(0, 256, (12,12,3)).astype('uint8')).save(tmp_path/f'{i%2}_{i}.png')
+    (tmp_path/'s.py').write_text(script)
+    outs = [subprocess.run([sys.executable, '-W', 'ignore', tmp_path/'s.py', tmp_path, o], capture_output=True, text=True,
+        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])}) for o in ('train','load')]
+    for o in outs: assert o.returncode==0, o.stderr
+    assert outs[0].stdout==outs[1].stdout and outs[0].stdout.count('[')==4
+
+@pytest.mark.parametrize('t', every, ids=str)
+def test_copies_and_pickles(t):
+    "A transform that has run can be pickled, and leaves its draws behind"
+    x = TensorImage(torch.rand(4,3,8,8))
+    t(x, split_idx=0)
+    for o in (pickle.loads(pickle.dumps(t)), deepcopy(t)):
+        assert str(o)==str(t) and not hasattr(o, 'drawn') and o(x, split_idx=0).shape==x.shape
+
+# Bad input
+
+@pytest.mark.parametrize('k,word', [(dict(pct=0), 'pct'), (dict(pct=1.1), 'pct'), (dict(pct=(.5,.2)), 'pct'), (dict(pct=()), 'pct'), (dict(pct=(.1,.2,.3)), 'pct'),
+    (dict(pct=(0,.2)), 'pct'), (dict(pct=float('nan')), 'pct'), (dict(max_num=-1), 'max_num'), (dict(max_num=1.5), 'max_num'), (dict(p=-.1), 'p'),
+    (dict(p=1.1), 'p'), (dict(aspect=(2.,1.)), 'aspect'), (dict(aspect=0), 'aspect'), (dict(aspect=(0,1.)), 'aspect'), (dict(aspect=(1.,math.inf)), 'aspect')])
+def test_bad_patches(k, word):
+    "Refused at construction and by the functions, with the argument's name and value"
+    for f in (RandErase, RandCopy, partial(rand_erase, torch.rand(2,3,4,4)), partial(rand_copy, torch.rand(2,3,4,4))):
+        with pytest.raises(ValueError, match=rf'\b{word}\b.*{re.escape(str(first(k.values())))}'): f(**k)
+
+@pytest.mark.parametrize('f,word', [(lambda: RandErase(fill='white'), 'fill'), (lambda: RandErase(fill=('a',)), 'fill'), (lambda: RandErase(fill=None), 'fill'), (lambda: RandErase(fill=''), 'fill'),
+    (lambda: RandErase(fill=[]), 'fill'), (lambda: RandErase(stats='all'), 'stats'), (lambda: RandPadCrop(-1), 'pad'),
+    (lambda: RandPadCrop((1,2,3)), 'pad'), (lambda: RandPadCrop(1.5), 'pad'), (lambda: RandPadCrop(1, 'wrap'), 'pad_mode'), (lambda: RandPadCrop(1, p=2), 'p'),
+    (lambda: RandFlip(p=-1), 'p'), (lambda: RandFlip(horizontal=False), 'horizontal'), (lambda: RandFlip(alternate=True, batch=True), 'alternate'),
+    (lambda: RandFlip(alternate=True, p=.3), 'alternate'), (lambda: rand_erase(torch.rand(2,3,4,4), fill=(1,2)), 'fill'),
+    (lambda: rand_erase(torch.zeros(2,3,4,4).byte(), fill='pixel'), 'fill'), (lambda: rand_flip(torch.rand(4,4)), 'NCHW'),
+    (lambda: rand_copy(torch.rand(1,2,3,4,5)), 'NCHW'), (lambda: RandErase()(TensorImage(torch.rand(4,4)), split_idx=0), 'NCHW')])
+def test_bad_arguments(f, word):
+    "Refused with the argument's name"
+    with pytest.raises(ValueError, match=rf'\b{word}\b'): f()
+
+def test_not_a_tensor():
+    "A PIL image or an array is refused with a hint"
+    with pytest.raises(TypeError, match='ToTensor'): rand_flip(PILImage.create(np.zeros((4,4,3), 'uint8')))

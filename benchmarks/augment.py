@@ -1,0 +1,130 @@
+"""Shows that augmentation drawn for each image costs about a copy of the batch: ours beside fastai's, timm's, torchvision v2's and kornia's.
+
+    python benchmarks/augment.py [--device cuda] [--runs 9] [--threads 1] [--small]
+
+All erasing covers 8% of an image in the mean: ours 0 to 4 patches of 4%, timm 2 of 4%, the others one rectangle of 8%. The peers' calls are
+the nearest they have; the column "draws" says if each image has a draw of its own. The floors: one `clone` of the batch, the normal noise for
+8% of the pixels, and a `clone` into memory that is there already (a fresh block of 150 MB costs the operating system more than the copy).
+Runs are interleaved, each figure is a median. torchvision and kornia must be installed for their rows; kornia may be absent."""
+from argparse import ArgumentParser
+from importlib.metadata import version, PackageNotFoundError
+from pathlib import Path
+import json, platform, time, warnings
+warnings.filterwarnings('ignore')
+
+from fastai.vision.all import *
+from fastai_ext.augment import *
+from timm.data.random_erasing import RandomErasing as TimmErasing
+from torchvision.transforms import v2
+
+def cpu_name():
+    "The processor's name, as the system tells it"
+    info = Path('/proc/cpuinfo')
+    names = re.findall(r'model name\s*: (.*)', info.read_text()) if info.exists() else []
+    return first(names) or platform.processor()
+
+def vers(nm):
+    try: return version(nm)
+    except PackageNotFoundError: return None
+
+def train(t): return lambda x: t(x, split_idx=0)
+
+def each(t): return lambda x: torch.stack([t(o) for o in x])
+
+def fastai_erase(): return train(RandomErasing(1., sl=.08, sh=.0801, min_aspect=.999))
+
+def erasers(x, dev):
+    "Name: (draws, function) of what erases or copies"
+    k = dict(p=1., scale=(.08,.08), ratio=(1.,1.))
+    v2_erase = v2.RandomErasing(value='random', **k)
+    res = {}
+    res['ours: RandErase'] = 'image',train(RandErase())
+    res['ours: RandErase, pct a range'] = 'image',train(RandErase((.1,.3)))
+    res['ours: RandErase, constant'] = 'image',train(RandErase(fill=0.))
+    res['ours: RandCopy'] = 'image',train(RandCopy())
+    res['fastai: RandomErasing'] = 'batch',fastai_erase()
+    res['fastai: RandomErasing, image by image'] = 'image',each(fastai_erase())
+    timm_erase = TimmErasing(1., .08, .08, 1., mode='pixel', min_count=2, max_count=2, device=dev)
+    res['timm: RandomErasing (changes its input)'] = 'image',timm_erase
+    res['timm: clone, then RandomErasing'] = 'image',lambda o: timm_erase(o.clone())
+    res['torchvision: v2.RandomErasing'] = 'batch',v2_erase
+    res['torchvision: v2.RandomErasing, image by image'] = 'image',each(v2_erase)
+    if vers('kornia'):
+        from kornia.augmentation import RandomErasing as KorniaErasing
+        res['kornia: RandomErasing (constant)'] = 'image',KorniaErasing(**k)
+    return res
+
+def movers(x):
+    "Name: (draws, function) of what crops and flips"
+    n = x.shape[-1]
+    pad = max(1, n//28)
+    v2_both = v2.Compose([v2.RandomCrop(n, padding=pad, padding_mode='reflect'), v2.RandomHorizontalFlip()])
+    res = {}
+    res['ours: RandPadCrop + RandFlip'] = 'image',Pipeline([RandPadCrop(pad),RandFlip()], split_idx=0)
+    res['ours: RandPadCrop'] = 'image',train(RandPadCrop(pad))
+    res['ours: RandFlip'] = 'image',train(RandFlip())
+    res['ours: RandFlip(alternate=True)'] = 'image',train(RandFlip(alternate=True))
+    crop = RandomResizedCropGPU(n, min_scale=((n-2*pad)/n)**2, ratio=(1.,1.))
+    res['fastai: RandomResizedCropGPU + Flip'] = 'batch, flip: image',Pipeline([crop,Flip()], split_idx=0)
+    res['fastai: Flip'] = 'image',train(Flip())
+    res['torchvision: v2.RandomCrop + v2.RandomHorizontalFlip'] = 'batch',v2_both
+    res['torchvision: the same, image by image'] = 'image',each(v2_both)
+    if vers('kornia'):
+        from kornia.augmentation import RandomCrop as KCrop, RandomHorizontalFlip as KFlip
+        kcrop,kflip = KCrop((n,n), padding=pad, padding_mode='reflect', cropping_mode='slice'),KFlip()
+        res['kornia: RandomCrop + RandomHorizontalFlip'] = 'image',lambda o: kflip(kcrop(o))
+    return res
+
+def floors(x):
+    "Name: (none, function) of what bounds the others from below"
+    buf,n = torch.empty_like(x),int(.08*x.numel())
+    return {'floor: x.clone()': ('', lambda o: o.clone()), 'floor: copy into existing memory': ('', lambda o: buf.copy_(o)),
+        'floor: noise for 8% of the pixels': ('', lambda o: torch.randn(n, device=o.device))}
+
+def timed(f, x):
+    "Seconds of one call"
+    if x.is_cuda: torch.cuda.synchronize()
+    start = time.perf_counter()
+    f(x)
+    if x.is_cuda: torch.cuda.synchronize()
+    return time.perf_counter()-start
+
+def measure(x, fs, runs):
+    "Seconds of each function, interleaved; one call before to warm up"
+    res = {k:[] for k in fs}
+    for i in range(runs+1):
+        for k,(_,f) in fs.items():
+            t = timed(f, x)
+            if i: res[k].append(t)
+    return res
+
+def main(dev, runs, shapes, threads):
+    if threads: torch.set_num_threads(threads)
+    res = dict(hardware=dict(cpu=cpu_name(), cores=os.cpu_count(), threads=torch.get_num_threads(), device=dev,
+        gpu=torch.cuda.get_device_name() if dev=='cuda' else None), runs=runs,
+        versions={o:vers(o) for o in ('torch','torchvision','fastai','timm','kornia')}, shapes={})
+    for shape in shapes:
+        set_seed(0)
+        x = TensorImage(torch.randn(shape, device=dev))
+        x.clamp_(-2, 2)
+        fs = {**floors(x), **erasers(x, dev), **movers(x)}
+        times = measure(x, fs, runs)
+        base = np.median(times['floor: x.clone()'])
+        print(f"\n{'×'.join(map(str, shape))} {x.dtype} on {dev}\n\n| call | draws for each | median ms | sd | × clone |\n|---|---|---:|---:|---:|")
+        rows = {}
+        for k,ts in times.items():
+            med = float(np.median(ts))
+            rows[k] = dict(draws=fs[k][0], median_ms=med*1e3, mean_ms=float(np.mean(ts))*1e3, sd_ms=float(np.std(ts))*1e3, times_clone=med/base)
+            print(f"| {k} | {fs[k][0]} | {med*1e3:.2f} | {np.std(ts)*1e3:.2f} | {med/base:.2f} |")
+        res['shapes']['x'.join(map(str, shape))] = rows
+    out = Path(__file__).parent/'results'/f'augment{"_cuda" if dev=="cuda" else ""}.json'
+    out.write_text(json.dumps(res, indent=1))
+
+if __name__ == '__main__':
+    p = ArgumentParser()
+    p.add_argument('--device', default='cpu')
+    p.add_argument('--runs', type=int, default=9)
+    p.add_argument('--threads', type=int, default=None, help='of torch; 1 is steadier on a machine that does other work too')
+    p.add_argument('--small', action='store_true', help='the small shape only')
+    a = p.parse_args()
+    main(a.device, a.runs, [(1024,1,28,28)] if a.small else [(1024,1,28,28),(256,3,224,224)], a.threads)
