@@ -9,7 +9,7 @@ __all__ = ['ModuleRow', 'ModelSummary', 'summarize']
 
 # %% ../nbs/04_summary.ipynb #e68ce837
 from fastai.basics import *
-import contextlib, re, shutil
+import contextlib, logging, re, shutil, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fastai.callback.hook import Hook, Hooks
@@ -149,18 +149,19 @@ def _kept_model(model, values):
     finally:
         for restore in restores: restore()
         with torch.no_grad():
-            for b,old in buffers: b.copy_(old)
+            for b,old in buffers:
+                if not torch.equal(b, old): b.copy_(old)
 
-def _fake_tensors(model, mode):
-    "Replace parameters and buffers of `model` by fake ones, the shared ones by shared ones"
+def _swap_tensors(model, f):
+    "Replace parameters and buffers of `model` by what `f` makes of them, the shared ones by shared ones"
     done = {}
-    def _fake(t):
+    def _new(t):
         if id(t) not in done:
-            f = mode.from_tensor(t.detach().as_subclass(Tensor))
-            done[id(t)] = nn.Parameter(f, t.requires_grad) if isinstance(t, nn.Parameter) else f
+            new = f(t.detach().as_subclass(Tensor))
+            done[id(t)] = nn.Parameter(new, t.requires_grad) if isinstance(t, nn.Parameter) else new
         return done[id(t)]
     for m in model.modules():
-        for d in (m._parameters, m._buffers): d.update({k: _fake(t) for k,t in d.items() if t is not None})
+        for d in (m._parameters, m._buffers): d.update({k: _new(t) for k,t in d.items() if t is not None})
 
 # %% ../nbs/04_summary.ipynb #eecc936d
 def _plain(inputs): return tree_map(lambda t: t.detach().as_subclass(Tensor) if isinstance(t, Tensor) else t, inputs)
@@ -171,20 +172,39 @@ def _eager(model):
     compiled = any(getattr(m, '_compiled_call_impl', None) or hasattr(m, '_orig_mod') for m in model.modules())
     return torch.compiler.set_stance('force_eager') if compiled else contextlib.nullcontext()
 
-def _run(model, inputs, fake):
-    "Run `model` watched; returns the watcher and the exception, if one was raised"
-    watcher = _Watcher(model)
+@contextmanager
+def _quiet():
+    "No log and no warnings of attempts that may fail"
+    log = logging.getLogger('torch._subclasses.fake_tensor')
+    disabled,log.disabled = log.disabled,True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally: log.disabled = disabled
+
+def _as_meta(t): return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device='meta')
+
+# %% ../nbs/04_summary.ipynb #a54306fe
+def _run(model, inputs, how):
+    "Run `model` in one of the three ways"
+    watcher,mode,convert = _Watcher(model),contextlib.nullcontext(),None
     dev = next((p.device for p in model.parameters()), None)
-    with _kept_model(model, values=not fake), _eager(model):
+    with _kept_model(model, values=how == 'real'), _eager(model), _quiet():
         model.eval()
         try:
-            if fake:
+            if how == 'fake':
                 from torch._subclasses.fake_tensor import FakeTensorMode
                 mode = FakeTensorMode(allow_non_fake_inputs=True)
-                _fake_tensors(model, mode)
-                inputs = tree_map(lambda t: mode.from_tensor(t) if isinstance(t, Tensor) else t, inputs)
-            with mode if fake else contextlib.nullcontext():
-                inputs = tree_map(lambda t: t.to(dev or t.device) if isinstance(t, Tensor) else t, inputs)
+                convert = mode.from_tensor
+            if how == 'meta': convert,dev = _as_meta,None
+            def _move(t):
+                if not isinstance(t, Tensor): return t
+                t = convert(t) if convert else t
+                return t.to(dev) if dev else t
+            if convert: _swap_tensors(model, convert)
+            with mode:
+                inputs = tree_map(_move, inputs)
                 with _watched(model, watcher): model(*inputs)
         except Exception as e: return watcher,e
     return watcher,None
@@ -256,7 +276,7 @@ def _notes(self:ModelSummary):
     lines = [f'Total: {self.total_params:,} parameters ({self.trainable_params:,} trainable), {self.total_macs/1e6:,.3f} MMACs, '
         f'{self.total_flops/1e6:,.3f} MFLOPs an item; {_mb(self.param_bytes)} of parameters, {_mb(self.activation_bytes)} of activations an item']
     if self.unknown: lines.append('Not counted, since there is no formula: ' + ', '.join(f'{k} ({n} calls)' for k,n in self.unknown.items()))
-    if self.fallback: lines.append(f'Run for real, since the model can\'t run on fake tensors: {self.fallback}')
+    if self.fallback: lines.append(f'Run for real, since the model can\'t run without data: {self.fallback}')
     if self.error: lines.append(f'FAILED {self.error}')
     return lines + self.footer
 
@@ -268,7 +288,7 @@ def __repr__(self:ModelSummary):
     body,cols = list(self._body('  ')),list(range(len(_head)))
     def _text(): return _table([_head[i] for i in cols], [[r[i] for i in cols] for r in body], {cols.index(i) for i in (0,1,2,3) if i in cols})
     width = shutil.get_terminal_size((160,24)).columns
-    for drop in (2, 7, 5, 8, 1):
+    for drop in (2, 7, 5, 8, 1, 3):
         if max(map(len, _text().splitlines())) > width: cols.remove(drop)
     text = '\n'.join(o if len(o) <= width else o[:width-1]+'…' for o in _text().splitlines())
     return f'{self.name} (input {_fmt_shape(self.in_shape)})\n{text}\n' + '\n'.join(self._notes())
@@ -314,11 +334,12 @@ def _unwrapped(model):
 
 def _summarize(model, inputs, bs, depth, footer=()):
     model,inputs = _unwrapped(model),_plain(inputs)
-    w,err = _run(model, inputs, fake=True)
     fallback = ''
+    w,err = _run(model, inputs, 'meta')
+    if err is not None: w,err = _run(model, inputs, 'fake')
     if err is not None:
         fallback = f'{type(err).__name__}: {err}'.split('\n')[0]
-        w,err = _run(model, inputs, fake=False)
+        w,err = _run(model, inputs, 'real')
     error = ''
     if err is not None:
         fallback,(m,shape) = '',w.stack[-1] if w.stack else (model,_shape(inputs))
