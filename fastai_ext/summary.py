@@ -23,6 +23,7 @@ def _rnn(x, weights): return _n_rows(x)*sum(w.numel() for w in weights if w.ndim
 
 def _attention(query, key, value, *_, **__): return _n_rows(query)*key.shape[-2]*(query.shape[-1] + value.shape[-1])
 
+# %% ../nbs/04_summary.ipynb #4ceda8a6
 def _per_item(a, *_, **__): return a.numel()
 
 # MACs of operators that torch's registry lacks, from their arguments
@@ -129,7 +130,6 @@ def _watched(model, watcher):
             return out
     fastpath = torch.backends.mha.get_fastpath_enabled()
     hooks = [register_module_forward_pre_hook(watcher.before), register_module_forward_hook(watcher.after, with_kwargs=True)]
-    # fused transformer layers would hide their products
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), _Count(): yield

@@ -6,20 +6,20 @@ from fastai.tabular.all import *
 from fastai.test_utils import synth_learner
 from torch.utils.flop_counter import FlopCounterMode
 from hypothesis import given, settings, strategies as st
-import pytest, timm
+import pytest
 
-import fastai_ext.models
-from fastai_ext.summary import ModelSummary, summarize
+from fastai_ext import models as zoo
+from fastai_ext.summary import summarize
 
 def _state(model, learn=None):
     "All that a summary must leave alone, as comparable values"
     def _h(d): return {k: (id(t), t._version, t.detach().double().sum().item() if t.numel() else 0) for k,t in d}
-    res = [_h(model.named_parameters()), _h(model.named_buffers()), [m.training for m in model.modules()],
-        [p.grad if p.grad is None else (id(p.grad), p.grad.sum().item()) for p in model.parameters()],
-        [(list(m._forward_hooks), list(m._forward_pre_hooks), list(m._backward_hooks)) for m in model.modules()],
-        [list(vars(m)) for m in model.modules()],
-        torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate(),
-        list(nn.modules.module._global_forward_hooks), list(nn.modules.module._global_forward_pre_hooks), torch.backends.mha.get_fastpath_enabled()]
+    ms,mod = list(model.modules()),nn.modules.module
+    res = [_h(model.named_parameters()), _h(model.named_buffers()), [m.training for m in ms], [list(vars(m)) for m in ms]]
+    res.append([p.grad if p.grad is None else (id(p.grad), p.grad.sum().item()) for p in model.parameters()])
+    res.append([(list(m._forward_hooks), list(m._forward_pre_hooks), list(m._backward_hooks)) for m in ms])
+    res.append([list(mod._global_forward_hooks), list(mod._global_forward_pre_hooks), torch.backends.mha.get_fastpath_enabled()])
+    res.append([torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()])
     if learn is None: return res
     rec = learn.recorder
     return res + [[id(cb) for cb in learn.cbs], [str(vars(rec).get(k)) for k in ('losses', 'lrs', 'values')], list(vars(learn)),
@@ -33,7 +33,7 @@ def _torch_macs(model, *x):
 @pytest.mark.parametrize('name,macs,params', [('resnet', 8_406_784, 1_228_908), ('resnet_wide', 36_908_544, 4_907_588),
     ('resnet_gap', 44_379_648, 4_907_588), ('resnet_slim', 29_697_024, 1_231_428), ('resnet_fast', 24_666_880, 1_224_948)])
 def test_ladder(name, macs, params):
-    m = timm.create_model(f'mini_{name}', in_chans=1, num_classes=10)
+    m = getattr(zoo, f'mini_{name}')(in_chans=1, num_classes=10)
     s = summarize(m, torch.zeros(2,1,28,28))
     assert (s.total_macs, s.total_flops, s.total_params, s.error, s.fallback) == (macs, 2*macs, params, '', '')
     assert sum(r.own_macs for r in s.rows) == macs and sum(r.own_params for r in s.rows) == params
@@ -54,7 +54,9 @@ def test_conv(m, size, macs):
     for bs in (1,3): assert summarize(m, torch.zeros(bs, *size)).total_macs == macs
 
 class _F(nn.Module):
-    def __init__(self, f): super().__init__(); self.f = f
+    def __init__(self, f):
+        super().__init__()
+        self.f = f
     def forward(self, *x): return self.f(*x)
 
 _z = torch.zeros
@@ -82,7 +84,9 @@ def test_bilinear_embedding_and_recurrent():
 
 class _Forced(nn.Module):
     "Control flow that depends on data: fake tensors can't follow"
-    def __init__(self, m): super().__init__(); self.m = m
+    def __init__(self, m):
+        super().__init__()
+        self.m = m
     def forward(self, x): return self.m(x) if x.sum() == 0 else x
 
 def test_transformer_encoder_is_not_hidden_by_its_fast_path():
@@ -126,7 +130,9 @@ def _nets(draw):
     return model,(c0,n0,n0),params+c*n*n*nf+nf,macs+c*n*n*nf
 
 class _Branch(nn.Module):
-    def __init__(self, c): super().__init__(); self.a,self.w = nn.Conv2d(c, c, 1, bias=False),nn.Parameter(torch.randn(c,c))
+    def __init__(self, c):
+        super().__init__()
+        self.a,self.w = nn.Conv2d(c, c, 1, bias=False),nn.Parameter(torch.randn(c,c))
     def forward(self, x): return self.a(x) + (x.movedim(1,-1)@self.w).movedim(-1,1)
 
 @settings(max_examples=60, deadline=None)
