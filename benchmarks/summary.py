@@ -6,7 +6,7 @@ Run: `python benchmarks/summary.py [--runs 5]`; needs `torchinfo`. Times are of 
 Peak memory is the greatest resident size above the one just before the call, each in its own process.
 Results: benchmarks/results/summary.json."""
 from fastai.vision.all import *
-import argparse, json, statistics, subprocess, sys, threading, warnings
+import argparse, contextlib, json, statistics, subprocess, sys, threading, warnings
 
 warnings.filterwarnings('ignore')
 fastai_summary = Learner.summary

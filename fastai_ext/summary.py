@@ -401,8 +401,8 @@ def plot(self:ModelSummary,
     rows = [r for r in self.rows if r.depth == depth or (r.depth < depth and r.name not in parents)] or self.rows[:1]
     fig,axs = plt.subplots(1, 2, sharey=True, figsize=figsize or (10, 1+.25*len(rows)))
     params = [sum(o.own_params for o in self._inside(r)) for r in rows]
-    for ax,vals,title in zip(axs, (params, [r.macs for r in rows]), ('Parameters', 'MACs an item')):
-        ax.barh(range(len(rows)), vals)
+    for ax,vals,title in zip(axs, (params, [r.macs for r in rows]), ('Parameters (millions)', 'MMACs an item')):
+        ax.barh(range(len(rows)), [v/1e6 for v in vals])
         ax.set(title=title, yticks=range(len(rows)), yticklabels=[f'{r.name} {r.cls}' for r in rows])
     axs[0].invert_yaxis()
     fig.tight_layout()

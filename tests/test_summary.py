@@ -299,5 +299,5 @@ def test_tabular_collab_and_text():
 
 def test_plot():
     axs = summarize(models.xresnet.xresnet18(), input_size=(3,64,64)).plot()
-    assert [ax.get_title() for ax in axs] == ['Parameters', 'MACs an item']
+    assert [ax.get_title() for ax in axs] == ['Parameters (millions)', 'MMACs an item']
     plt.close('all')
