@@ -8,10 +8,10 @@ Docs: https://fastai-ext.github.io/fastai_ext/ensemble.html.md"""
 __all__ = ['EnsembleModel', 'ensemble', 'ensemble_preds']
 
 # %% ../nbs/09_ensemble.ipynb #65304ed7
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fastai.callback.progress import *
 from fastai.vision.all import *
-from .core import kept_rng, mean_outputs, output_link, undisturbed
+from .core import mean_outputs, output_link, undisturbed
 
 # %% ../nbs/09_ensemble.ipynb #4aa75441
 def _weights(weights, n):
