@@ -10,8 +10,8 @@ import nbformat
 from nbclient import NotebookClient
 
 root = Path(__file__).resolve().parents[1]
-# fastai's import of torchvision warns on every start: not for the pages
-os.environ['PYTHONWARNINGS'] = 'ignore:`torch.jit.script` is deprecated:FutureWarning'
+# Warnings of imported packages that are not for the pages
+os.environ['PYTHONWARNINGS'] = 'ignore:`torch.jit.script` is deprecated,ignore:IProgress not found'
 
 def notebooks(names): return [Path(o).resolve() for o in names] or sorted((root/'nbs').rglob('[!_.]*.ipynb'))
 

@@ -1,6 +1,5 @@
 "What every test file relies on"
-import os
-import pytest
+import os, pytest
 
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
