@@ -51,6 +51,22 @@ def _loader_snapshot(dl):
     return _restore
 
 # %% ../nbs/00_core.ipynb #2c516b25
+def _autocast_depth():
+    torch.autocast_increment_nesting()
+    return torch.autocast_decrement_nesting()
+
+def _autocast_snapshot():
+    "A function that makes autocast what it is at present"
+    states,depth = [(o, torch.is_autocast_enabled(o), torch.get_autocast_dtype(o)) for o in ('cpu','cuda')],_autocast_depth()
+    def _restore():
+        for o,on,dtype in states:
+            torch.set_autocast_enabled(o, on)
+            torch.set_autocast_dtype(o, dtype)
+        while _autocast_depth() > depth: torch.autocast_decrement_nesting()
+        if not depth: torch.clear_autocast_cache()
+    return _restore
+
+# %% ../nbs/00_core.ipynb #5c139522
 @contextmanager
 def undisturbed(
     learn:Learner # Its attributes, callbacks, modes, loaders' positions and all random states are kept
@@ -58,6 +74,7 @@ def undisturbed(
     "Leave `learn` as it was found, also when the block raises or is interrupted"
     dls = getattr(learn, 'dls', None)
     restores = [_snapshot(o) for o in [learn, *learn.cbs]] + [_loader_snapshot(dl) for dl in getattr(dls, 'loaders', [])]
+    restores.append(_autocast_snapshot())
     modes = [(m, m.training) for m in learn.model.modules()]
     try:
         with kept_rng(): yield learn
