@@ -5,6 +5,7 @@ import contextlib, pytest, subprocess, sys, warnings
 
 from fastai_ext.core import undisturbed
 from fastai_ext.ensemble import EnsembleModel, ensemble, ensemble_preds, ensemble_report, fit_ensemble, model_soup
+from fastai_ext.tta import FlipTTA
 
 def image(i): return torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(i))
 def get_x(i): return TensorImage(image(i))
@@ -63,14 +64,13 @@ def alike(n, dls, path):
     return res
 
 def test_all_that_a_learner_does(learns, tmp_path):
-    import fastai_ext.tta
     ens = ensemble(learns).remove_cb(ProgressCallback)
     preds = ens.get_preds()[0]
     assert torch.allclose(ens.predict(13)[2], preds[0], atol=1e-6)
     assert torch.allclose(Interpretation.from_learner(ens).losses, ens.get_preds(with_loss=True)[2])
     want = torch.stack([o.tta_flip()[0] for o in learns]).mean(0)
     assert torch.allclose(ens.tta_flip()[0], want, atol=1e-6)
-    assert torch.allclose(ensemble_preds(learns, tta='h')[0], want, atol=1e-6)
+    for tta in ('h', FlipTTA('h')): assert torch.allclose(ensemble_preds(learns, tta=tta)[0], want, atol=1e-6)
     with ens.no_logging(): ens.fit(1)
     assert isinstance(ens.model, EnsembleModel) and ens.model.members[0] is learns[0].model
 
