@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import inspect
 from fastai.callback.progress import *
 from fastai.vision.all import *
-from .core import kept_rng, mean_outputs, output_link, undisturbed
+from .core import gathered_in_order, kept_rng, mean_outputs, output_link, undisturbed
 
 # %% ../nbs/09_ensemble.ipynb #4aa75441
 def _weights(weights, n):
@@ -105,7 +105,10 @@ def ensemble(
 # %% ../nbs/09_ensemble.ipynb #17828de6
 def _state(file):
     "The model's weights in a file that `learn.save` wrote, not read before they are used"
-    safe = [L, np.dtype, np.core.multiarray.scalar, *[getattr(np.dtypes, o) for o in np.dtypes.__all__]]
+    with warnings.catch_warnings():
+        # NumPy warns of the name under which fastai's optimiser states hold its scalars
+        warnings.simplefilter('ignore', DeprecationWarning)
+        safe = [L, np.dtype, np.core.multiarray.scalar, *[getattr(np.dtypes, o) for o in np.dtypes.__all__]]
     with torch.serialization.safe_globals(safe): state = torch.load(file, map_location='cpu', mmap=True, weights_only=True)
     return state['model'] if set(state) == {'model','opt'} else state
 
@@ -223,7 +226,8 @@ def _predictions(members, ds_idx, dl, tta, learn, cpu, act):
                         (Path(tmp)/str(i)).mkdir()
                         loaders[key] = _KeptBatches(loaders[key][0], Path(tmp)/str(i)), loaders[key][1]
                 batches,order = loaders[key]
-                p,t = m.get_preds(dl=batches, act=act, reorder=False, cbs=_tta_cbs(tta))
+                res = m.get_preds(dl=batches, act=act, reorder=False, cbs=_tta_cbs(tta))
+                p,t = gathered_in_order(m, res, batches)
             yield (p,t) if order is None else nested_reorder((p,t), order)
 
 # %% ../nbs/09_ensemble.ipynb #745cd2b4

@@ -11,7 +11,7 @@ __all__ = ['View', 'DihedralView', 'ShiftView', 'tta_views', 'FlipTTA', 'mcnemar
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from fastai.vision.all import *
-from .core import mean_outputs, output_link, undisturbed
+from .core import gathered_in_order, mean_outputs, output_link, undisturbed
 
 # %% ../nbs/08_tta.ipynb #c43eae51
 class View:
@@ -188,7 +188,10 @@ def tta_flip(self:Learner,
 ) -> tuple: # What `get_preds` returns
     "`get_preds`, averaged over `views` of each image, in one pass over the data"
     cb = FlipTTA(views, avg=avg, output=output, act=act)
-    with undisturbed(self): return self.get_preds(ds_idx, dl, act=act, cbs=L(cbs)+cb, **get_preds_args)
+    with undisturbed(self):
+        if dl is None or num_distrib() > 1: dl = ifnone(dl, self.dls[ds_idx]).new(shuffle=False, drop_last=False)
+        res = self.get_preds(dl=dl, act=act, cbs=L(cbs)+cb, **get_preds_args)
+    return gathered_in_order(self, res, dl)
 
 # %% ../nbs/08_tta.ipynb #ff1feff2
 def mcnemar(
