@@ -1,8 +1,9 @@
 """What flip TTA costs
 
 Claims: on a folder of photographs read with PIL, where reading takes longer than the model, `learn.tta_flip()` is at least 1.8 times as fast
-as `learn.tta(n=1)` and 4 times as fast as `learn.tta()`. Where the model takes longer, the gain is smaller, as the second folder shows. On batches that are in memory it takes at most 1.1 times the time of the two forward passes alone.
-Run: python benchmarks/tta.py (about 3 minutes). Everything runs interleaved in one process; medians of the rounds."""
+as `learn.tta(n=1)` and 4 times as fast as `learn.tta()`. Where the model takes longer, the gain is
+smaller, as the second folder shows. On batches that are in memory it takes at most 1.1 times the time of the two forward passes alone.
+Run: python benchmarks/tta.py (about 1 minute). Everything runs interleaved in one process; medians of the rounds."""
 from fastai.vision.all import *
 from PIL import Image
 from statistics import mean, median, stdev
@@ -70,8 +71,8 @@ def table(res):
 
 if __name__ == '__main__':
     ap = argparse.ArgumentParser()
-    ap.add_argument('--n', type=int, default=100, help='pictures')
-    ap.add_argument('--rounds', type=int, default=7)
+    ap.add_argument('--n', type=int, default=60, help='pictures')
+    ap.add_argument('--rounds', type=int, default=5)
     args = ap.parse_args()
     res = {'1024x768 JPEG to 32x32': in_folder(args.n, (1024,768), 32, args.rounds),
         '640x480 JPEG to 64x64': in_folder(args.n, (640,480), 64, args.rounds), 'batches in memory': in_memory(2*args.rounds)}

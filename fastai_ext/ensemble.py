@@ -11,7 +11,7 @@ __all__ = ['EnsembleModel', 'ensemble', 'ensemble_preds', 'fit_ensemble', 'Ensem
 from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from types import SimpleNamespace
-import inspect
+import gc, inspect
 from fastai.callback.progress import *
 from fastai.vision.all import *
 from .core import gathered_in_order, kept_rng, mean_outputs, output_link, undisturbed
@@ -142,7 +142,10 @@ def _opened(o, learn, cpu):
         with undisturbed(o): yield o
     elif Path(o).suffix == '.pth':
         with undisturbed(learn), _with_weights(learn, o): yield learn
-    else: yield load_learner(o, cpu=cpu)
+    else:
+        # A Learner and its callbacks hold one another, so that without this the last member would still be there
+        gc.collect()
+        yield load_learner(o, cpu=cpu)
 
 def _check_members(members, learn, cpu, data):
     "Check all members before any of them predicts; a list of what is known of each"
@@ -158,6 +161,7 @@ def _check_members(members, learn, cpu, data):
             elif not data: raise ValueError(f"member {i} is an exported learner, which has no data: pass `dl=`")
     for i,o in enumerate(members):
         with _opened(o, learn, cpu) as m: res.append((_facts(m), _prep(m.dls.valid)))
+        del m
         _check_same(res[i][0], res[0][0], i)
     return res
 
@@ -228,6 +232,7 @@ def _predictions(members, ds_idx, dl, tta, learn, cpu, act):
                 batches,order = loaders[key]
                 res = m.get_preds(dl=batches, act=act, reorder=False, cbs=_tta_cbs(tta))
                 p,t = gathered_in_order(m, res, batches)
+            del m
             yield (p,t) if order is None else nested_reorder((p,t), order)
 
 # %% ../nbs/09_ensemble.ipynb #745cd2b4

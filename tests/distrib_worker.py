@@ -3,7 +3,7 @@ from fastai.distributed import *
 from fastai.vision.all import *
 import sys
 
-from fastai_ext.ensemble import ensemble, ensemble_preds
+from fastai_ext.ensemble import ensemble_preds
 from fastai_ext.tta import *
 
 def image(i): return TensorImage(torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(i)))

@@ -1,7 +1,7 @@
 "Ensembles are the exact mean of their members, stay learners, and refuse what does not belong together"
 from fastai.vision.all import *
 from copy import deepcopy
-import contextlib, pytest, subprocess, sys, warnings
+import contextlib, pytest, subprocess, sys, warnings, weakref
 
 from fastai_ext.core import undisturbed
 from fastai_ext.ensemble import EnsembleModel, ensemble, ensemble_preds, ensemble_report, fit_ensemble, model_soup
@@ -212,3 +212,18 @@ def test_soup_averages_weights_and_renews_the_statistics(tmp_path):
     with undisturbed(learns[0]): torch.optim.swa_utils.update_bn(learns[0].dls.train, ref)
     assert torch.allclose(ref[1].running_mean, soup.model[1].running_mean, atol=1e-6)
     assert torch.allclose(ref[1].running_var, soup.model[1].running_var, atol=1e-6) and soup.model[1].momentum == .1
+
+def test_one_model_at_a_time(learns, tmp_path, monkeypatch):
+    import fastai_ext.ensemble as module
+    for i in range(3): learns[i].export(f'{i}.pkl')
+    alive,loaded = [],[]
+    def load(*args, **kwargs):
+        alive.append(sum(r() is not None for r in loaded))
+        res = load_learner(*args, **kwargs)
+        loaded.append(weakref.ref(res.model))
+        return res
+    monkeypatch.setattr(module, 'load_learner', load)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        ensemble_preds([tmp_path/f'{i}.pkl' for i in range(3)], dl=learns[0].dls.valid)
+    assert len(alive) == 6 and not any(alive)
