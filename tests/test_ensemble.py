@@ -171,7 +171,8 @@ def small_fit(learn):
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
 
 def test_resumed_members_are_those_of_an_uninterrupted_run(tmp_path):
-    def make(): return alike(1, make_dls(), tmp_path)[0]
+    dls = make_dls()
+    def make(): return alike(1, dls, tmp_path)[0]
     rng = torch.get_rng_state()
     whole = fit_ensemble(make, 3, small_fit, path=tmp_path/'a')
     assert torch.equal(torch.get_rng_state(), rng)
