@@ -1,0 +1,28 @@
+"Two processes predict what one does, in the same order, none lost or doubled"
+from pathlib import Path
+import os, pytest, socket, subprocess, sys
+
+import torch
+
+pytest.importorskip('accelerate', reason="fastai's distributed training needs accelerate")
+worker = Path(__file__).parent/'distrib_worker.py'
+
+def start(out, env): return subprocess.Popen([sys.executable, '-W', 'ignore', str(worker), str(out)], env={**os.environ, **env},
+    stderr=subprocess.PIPE, text=True)
+
+def finish(p):
+    err = p.communicate(timeout=240)[1]
+    assert p.returncode == 0, err
+
+@pytest.mark.slow
+def test_two_processes_predict_what_one_does(tmp_path):
+    finish(start(tmp_path/'one', {}))
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    env = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), ACCELERATE_USE_CPU='true')
+    for p in [start(tmp_path/'two', {**env, 'RANK': str(r), 'LOCAL_RANK': str(r)}) for r in (0,1)]: finish(p)
+    want = torch.load(tmp_path/'one_0')
+    for rank in (0,1):
+        for a,b in zip(want, torch.load(tmp_path/f'two_{rank}')):
+            assert a[0].shape == b[0].shape and torch.allclose(a[0], b[0], atol=1e-6) and torch.equal(a[1], b[1])

@@ -1,0 +1,230 @@
+"Ensembles are the exact mean of their members, stay learners, and refuse what does not belong together"
+from fastai.vision.all import *
+from copy import deepcopy
+import contextlib, pytest, subprocess, sys, warnings, weakref
+
+from fastai_ext.core import undisturbed
+from fastai_ext.ensemble import EnsembleModel, ensemble, ensemble_preds, ensemble_report, fit_ensemble, model_soup
+from fastai_ext.tta import FlipTTA
+
+def image(i): return torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(i))
+def get_x(i): return TensorImage(image(i))
+def get_y(i): return i%3
+
+def net(nf, no=3): return nn.Sequential(nn.Conv2d(3, nf, 3, padding=1), nn.BatchNorm2d(nf), nn.ReLU(), nn.Flatten(), nn.Linear(nf*64, no))
+
+def make_dls(get_y=get_y, n=30):
+    block = DataBlock((TransformBlock, CategoryBlock), get_x=get_x, get_y=get_y, splitter=IndexSplitter(range(13, n)))
+    return block.dataloaders(list(range(n)), bs=4, num_workers=0)
+
+@pytest.fixture
+def learns(tmp_path):
+    set_seed(3)
+    dls = make_dls()
+    res = [Learner(dls, net(nf), metrics=accuracy, path=tmp_path) for nf in (4,6,5)]
+    for o in res: o.remove_cb(ProgressCallback)
+    return res
+
+def members(learns, **kwargs): return [o.get_preds(**kwargs)[0] for o in learns]
+
+def test_the_ensemble_is_the_mean_of_its_members(learns):
+    ens = ensemble(learns)
+    with ens.no_bar(): preds,targs = ens.get_preds()
+    assert torch.allclose(preds, torch.stack(members(learns)).mean(0), rtol=0, atol=1e-6)
+    with ens.no_bar(): loss,acc = ens.validate()
+    assert loss == pytest.approx(F.nll_loss(preds.log(), targs).item(), abs=1e-5)
+    assert acc == pytest.approx((preds.argmax(-1) == targs).float().mean().item())
+
+def test_preds_are_exactly_the_mean(learns):
+    preds,targs = ensemble_preds(learns)
+    assert torch.equal(preds, torch.stack(members(learns)).double().mean(0).float())
+    assert targs.tolist() == [i%3 for i in range(13, 30)]
+    raw = ensemble_preds(learns, weights=[1,0,3], avg='logits')[0]
+    a,_,c = members(learns, act=noop)
+    assert torch.allclose(raw, ((a+3*c)/4).softmax(-1), rtol=0, atol=1e-6)
+
+def test_exported_and_loaded_in_a_fresh_process(learns, tmp_path):
+    ens = ensemble(learns, weights=[1,2,3])
+    with ens.no_bar(): want = ens.get_preds()[0]
+    ens.export('ens.pkl')
+    code = f"""if True:
+        import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_ensemble import *
+        import warnings; warnings.simplefilter('ignore')
+        learn = load_learner({str(tmp_path/'ens.pkl')!r})
+        with learn.no_bar(): preds = learn.get_preds(dl=learn.dls.test_dl(list(range(13, 30))))[0]
+        print(preds.tolist())"""
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert res.returncode == 0, res.stderr
+    assert torch.allclose(tensor(eval(res.stdout)), want, atol=1e-6)
+
+def alike(n, dls, path):
+    res = [Learner(dls, net(4), metrics=accuracy, path=path) for _ in range(n)]
+    for o in res: o.remove_cb(ProgressCallback)
+    return res
+
+def test_all_that_a_learner_does(learns, tmp_path):
+    ens = ensemble(learns).remove_cb(ProgressCallback)
+    preds = ens.get_preds()[0]
+    assert torch.allclose(ens.predict(13)[2], preds[0], atol=1e-6)
+    assert torch.allclose(Interpretation.from_learner(ens).losses, ens.get_preds(with_loss=True)[2])
+    want = torch.stack([o.tta_flip()[0] for o in learns]).mean(0)
+    assert torch.allclose(ens.tta_flip()[0], want, atol=1e-6)
+    for tta in ('h', FlipTTA('h')): assert torch.allclose(ensemble_preds(learns, tta=tta)[0], want, atol=1e-6)
+    with ens.no_logging(): ens.fit(1)
+    assert isinstance(ens.model, EnsembleModel) and ens.model.members[0] is learns[0].model
+
+def test_paths_give_what_learners_give(learns, tmp_path):
+    dl = learns[0].dls.valid
+    want = ensemble_preds(learns, weights=[1,2,3])
+    exported = []
+    for i,o in enumerate(learns):
+        o.export(f'{i}.pkl')
+        exported.append(tmp_path/f'{i}.pkl')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        preds,targs = ensemble_preds([exported[0], learns[1], str(exported[2])], dl=dl, weights=[1,2,3])
+    assert torch.equal(preds, want[0]) and torch.equal(targs, want[1])
+
+@pytest.mark.parametrize('with_opt', [True, False])
+def test_weights_are_put_back(learns, tmp_path, with_opt):
+    same = alike(3, learns[0].dls, tmp_path)
+    for o in same[:1]:
+        with o.no_logging(): o.fit(1)
+    files = [o.save(f'w{i}', with_opt=with_opt) for i,o in enumerate(same)]
+    ref = alike(1, learns[0].dls, tmp_path)[0]
+    before,ids = {k: v.clone() for k,v in ref.model.state_dict().items()},[id(p) for p in ref.model.parameters()]
+    assert torch.equal(ensemble_preds(files, learn=ref)[0], ensemble_preds(same)[0])
+    with contextlib.suppress(KeyboardInterrupt): ensemble_preds(files, learn=ref, tta=Interrupt())
+    assert all(torch.equal(v, before[k]) for k,v in ref.model.state_dict().items()) and [id(p) for p in ref.model.parameters()] == ids
+    assert not L(ref.cbs).filter(risinstance(Interrupt))
+
+class Interrupt(Callback):
+    def after_pred(self):
+        if self.iter == 1: raise KeyboardInterrupt
+
+def test_interrupted_predictions_leave_the_members(learns):
+    with learns[0].no_logging(): learns[0].fit(1)
+    learns[0].model.train()
+    losses,cbs = list(learns[0].recorder.losses),list(learns[0].cbs)
+    rng = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt): ensemble_preds(learns, tta=Interrupt())
+    assert learns[0].model.training and learns[0].recorder.losses == losses and list(learns[0].cbs) == cbs
+    assert torch.equal(torch.get_rng_state(), rng)
+
+class Reads:
+    "Counts what is read"
+    def __init__(self): self.items = []
+    def __call__(self, i):
+        self.items.append(i)
+        return get_x(i)
+
+def test_data_is_decoded_once(tmp_path):
+    reads = Reads()
+    block = DataBlock((TransformBlock, CategoryBlock), get_x=reads, get_y=get_y, splitter=IndexSplitter(range(13, 30)))
+    learns = alike(4, block.dataloaders(list(range(30)), bs=4, num_workers=0), tmp_path)
+    reads.items.clear()
+    ensemble_preds(learns)
+    assert sorted(reads.items) == list(range(13, 30))
+
+class Scale(Transform):
+    def __init__(self, by): self.by = by
+    def encodes(self, x:TensorImage): return x*self.by
+
+def test_members_with_their_own_transforms(tmp_path):
+    set_seed(2)
+    block = lambda by: DataBlock((TransformBlock, CategoryBlock), get_x=get_x, get_y=get_y, splitter=IndexSplitter(range(13, 30)),
+        batch_tfms=Scale(by))
+    dlss = [block(by).dataloaders(list(range(30)), bs=4, num_workers=0) for by in (1., 3., 1.)]
+    learns = [alike(1, o, tmp_path)[0] for o in dlss]
+    want = torch.stack(members(learns)).double().mean(0).float()
+    assert torch.equal(ensemble_preds(learns)[0], want)
+    assert torch.equal(ensemble_preds(learns, dl=dlss[0].valid)[0], want)
+    with pytest.raises(ValueError, match='member 1 prepares its inputs by other transforms'): ensemble(learns)
+    ensemble([learns[0], learns[2]])
+
+def test_mismatches_say_which_member_and_what(learns, tmp_path):
+    other = Learner(make_dls(lambda i: i%4), net(4, 4), path=tmp_path)
+    for f in (ensemble, ensemble_preds):
+        with pytest.raises(ValueError, match=r'member 1 has another vocab than member 0: \[0, 1, 2, 3\], not \[0, 1, 2\]'): f([learns[0], other])
+        with pytest.raises(ValueError, match='learns is empty'): f([])
+        with pytest.raises(ValueError, match='2 weights for 3 members'): f(learns, weights=[1,2])
+        with pytest.raises(ValueError, match='at least 0 and not all 0'): f(learns, weights=[1,2,-1])
+        with pytest.raises(ValueError, match="avg='median' is neither"): f(learns, avg='median')
+        with pytest.raises(TypeError, match='member 1 is a int'): f([learns[0], 3])
+    bce = Learner(learns[0].dls, net(4), loss_func=BCEWithLogitsLossFlat())
+    with pytest.raises(ValueError, match='member 1 has another activation'): ensemble([learns[0], bce])
+    with pytest.raises(ValueError, match='there is no file nowhere.pth'): ensemble_preds(['nowhere.pth'], learn=learns[0])
+
+def test_other_items_are_refused(learns, tmp_path):
+    fewer = alike(1, make_dls(n=28), tmp_path)[0]
+    with pytest.raises(ValueError, match='member 1 has 15 items to predict and member 0 has 17'): ensemble_preds([learns[0], fewer])
+    block = DataBlock((TransformBlock, CategoryBlock), get_x=get_x, get_y=get_y, splitter=IndexSplitter([*range(13, 20), *reversed(range(20, 30))]))
+    moved = alike(1, block.dataloaders(list(range(30)), bs=4, num_workers=0), tmp_path)[0]
+    with pytest.raises(ValueError, match='member 1 has another item at place 7 than member 0, 29, not 20'): ensemble_preds([learns[0], moved])
+
+def test_shuffled_loader_comes_back_in_order(learns):
+    dl = learns[0].dls.train.new(drop_last=False)
+    assert torch.allclose(ensemble_preds(learns, dl=dl)[0], torch.stack(members(learns, ds_idx=0)).mean(0), atol=1e-6)
+
+def small_fit(learn):
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+
+def test_resumed_members_are_those_of_an_uninterrupted_run(tmp_path):
+    dls = make_dls()
+    def make(): return alike(1, dls, tmp_path)[0]
+    rng = torch.get_rng_state()
+    whole = fit_ensemble(make, 3, small_fit, path=tmp_path/'a')
+    assert torch.equal(torch.get_rng_state(), rng)
+    calls = []
+    def stop(learn):
+        calls.append(1)
+        if len(calls) == 3: raise KeyboardInterrupt
+        small_fit(learn)
+    with pytest.raises(KeyboardInterrupt): fit_ensemble(make, 3, stop, path=tmp_path/'b')
+    assert len(list((tmp_path/'b').iterdir())) == 2
+    resumed = fit_ensemble(make, 3, lambda learn: [calls.append(1), small_fit(learn)], path=tmp_path/'b')
+    assert len(calls) == 4
+    for a,b in zip(whole, resumed): assert all(torch.equal(v, w) for v,w in zip(a.model.state_dict().values(), b.model.state_dict().values()))
+    assert not torch.equal(whole[0].model[0].weight, whole[1].model[0].weight)
+    with pytest.raises(ValueError, match='n=0'): fit_ensemble(make, 0, small_fit)
+
+def test_report_is_what_validate_says(learns):
+    rep = ensemble_report(learns)
+    for i,o in enumerate(learns): assert rep.table.loc[i, ['loss','accuracy']].tolist() == pytest.approx(list(o.validate()), abs=1e-5)
+    ens = ensemble(learns).remove_cb(ProgressCallback)
+    assert rep.table.loc[3, ['loss','accuracy']].tolist() == pytest.approx(list(ens.validate()), abs=1e-5)
+    chosen = ensemble(learns, weights=rep.weights).remove_cb(ProgressCallback)
+    assert rep.table['loss'][4] == pytest.approx(chosen.validate()[0], abs=1e-5) and rep.table['loss'][4] <= rep.table['loss'][:3].min()+1e-6
+    a,b,c = [o.argmax(1) for o in members(learns)]
+    assert rep.disagreement[0].tolist() == pytest.approx([0, (a != b).float().mean().item(), (a != c).float().mean().item()])
+
+def test_soup_averages_weights_and_renews_the_statistics(tmp_path):
+    set_seed(5)
+    learns = alike(2, make_dls(), tmp_path)
+    for o in learns: small_fit(o)
+    state = [{k: v.clone() for k,v in o.model.state_dict().items()} for o in learns]
+    losses,rng = list(learns[0].recorder.losses),learns[0].dls.train.rng.getstate()
+    soup = model_soup(learns, weights=[1,3])
+    assert torch.allclose(soup.model[0].weight, (state[0]['0.weight'] + 3*state[1]['0.weight'])/4, atol=1e-7)
+    for o,s in zip(learns, state): assert all(torch.equal(v, s[k]) for k,v in o.model.state_dict().items())
+    assert learns[0].recorder.losses == losses and learns[0].dls.train.rng.getstate() == rng
+    ref = deepcopy(soup.model)
+    with undisturbed(learns[0]): torch.optim.swa_utils.update_bn(learns[0].dls.train, ref)
+    assert torch.allclose(ref[1].running_mean, soup.model[1].running_mean, atol=1e-6)
+    assert torch.allclose(ref[1].running_var, soup.model[1].running_var, atol=1e-6) and soup.model[1].momentum == .1
+
+def test_one_model_at_a_time(learns, tmp_path, monkeypatch):
+    import fastai_ext.ensemble as module
+    for i in range(3): learns[i].export(f'{i}.pkl')
+    alive,loaded = [],[]
+    def load(*args, **kwargs):
+        alive.append(sum(r() is not None for r in loaded))
+        res = load_learner(*args, **kwargs)
+        loaded.append(weakref.ref(res.model))
+        return res
+    monkeypatch.setattr(module, 'load_learner', load)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        ensemble_preds([tmp_path/f'{i}.pkl' for i in range(3)], dl=learns[0].dls.valid)
+    assert len(alive) == 6 and not any(alive)

@@ -1,0 +1,301 @@
+"Flip TTA is the hand-made mean over views, everywhere fastai predicts, and leaves no trace"
+from fastai.callback.channelslast import *
+from fastai.callback.fp16 import MixedPrecision
+from fastai.vision.all import *
+import contextlib, hashlib, pickle, pytest, sklearn.metrics
+
+from fastai_ext.tta import DihedralView, FlipTTA, View, tta_views
+
+SETS = ['h', 'v', 'hv', 'd4', 'shift']
+
+def image(i, c=3, h=8, w=8): return torch.rand(c, h, w, generator=torch.Generator().manual_seed(i))
+
+def conv_net(no=3, ni=3, sz=8): return nn.Sequential(nn.Conv2d(ni, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(6*sz*sz, no))
+
+def quiet(learn):
+    learn.remove_cb(ProgressCallback)
+    return learn
+
+def label(i): return i%3
+
+@pytest.fixture
+def learn():
+    block = DataBlock((TransformBlock, CategoryBlock), get_x=lambda i: TensorImage(image(i)), get_y=label,
+        splitter=IndexSplitter(range(13, 30)))
+    set_seed(2)
+    return quiet(Learner(block.dataloaders(list(range(30)), bs=4, num_workers=0), conv_net(), metrics=[accuracy, F1Score(average='macro')]))
+
+@pytest.fixture
+def xs(): return torch.stack([image(i) for i in range(13, 30)])
+
+def copies(x, views):
+    "Moved copies of `x` and their weights, written out by hand"
+    m = x.flip(3)
+    if views == 'h': return [(x,1),(m,1)]
+    if views == 'v': return [(x,1),(x.flip(2),1)]
+    if views == 'hv': return [(x,1),(m,1),(x.flip(2),1),(x.flip(2,3),1)]
+    if views == 'd4': return [(y.rot90(k, (2,3)),1) for y in (x,m) for k in range(4)]
+    pad = F.pad(x, (1,1,1,1), mode='reflect')
+    ul,dr = pad[:,:,2:,2:],pad[:,:,:-2,:-2]
+    return [(x,.25),(m,.25)] + [(y,.125) for y in (ul,dr,ul.flip(3),dr.flip(3))]
+
+def hand_mean(model, x, views, act):
+    model.eval()
+    with torch.no_grad(): outs = [(act(model(y)),w) for y,w in copies(x, views)]
+    return sum(o*w for o,w in outs)/sum(w for _,w in outs)
+
+@pytest.mark.parametrize('views', SETS)
+def test_equals_the_hand_made_mean(learn, xs, views):
+    preds,targs = learn.tta_flip(views=views)
+    assert torch.allclose(preds, hand_mean(learn.model, xs, views, lambda o: o.softmax(-1)), rtol=0, atol=1e-6)
+    assert targs.tolist() == [i%3 for i in range(13, 30)]
+    raw = learn.tta_flip(views=views, avg='logits', act=noop)[0]
+    assert torch.allclose(raw, hand_mean(learn.model, xs, views, noop), rtol=0, atol=1e-6)
+
+def test_metrics_and_loss_are_those_of_the_average(learn, xs):
+    preds,targs = learn.tta_flip()
+    loss,acc,f1 = learn.validate(cbs=FlipTTA())
+    assert loss == pytest.approx(F.nll_loss(preds.log(), targs).item(), abs=1e-5)
+    assert acc == pytest.approx((preds.argmax(-1) == targs).float().mean().item())
+    assert f1 == pytest.approx(sklearn.metrics.f1_score(targs, preds.argmax(-1), average='macro'))
+    losses = learn.tta_flip(with_loss=True)[2]
+    assert torch.allclose(losses, F.nll_loss(preds.log(), targs, reduction='none'), atol=1e-5)
+
+def test_returns_what_get_preds_returns(learn, xs):
+    x,preds,targs,dec,losses = learn.tta_flip(with_input=True, with_decoded=True, with_loss=True)
+    assert torch.equal(x, xs) and torch.equal(dec, preds.argmax(-1)) and len(losses) == len(targs) == 17
+    assert learn.tta_flip(dl=learn.dls.test_dl(list(range(13, 30))))[1] is None
+    assert torch.equal(learn.tta_flip(dl=learn.dls.test_dl(list(range(13, 30))))[0], preds)
+
+def test_works_in_predict_show_results_and_interpretation(learn):
+    want = learn.tta_flip()[0]
+    plain = learn.get_preds()[0]
+    with learn.added_cbs(FlipTTA()):
+        assert torch.allclose(learn.predict(13)[2], want[0], atol=1e-6) and not torch.allclose(want[0], plain[0], atol=1e-4)
+        learn.show_results(max_n=2)
+        interp = Interpretation.from_learner(learn)
+    assert torch.allclose(interp.losses, learn.tta_flip(with_loss=True)[2])
+    assert torch.equal(learn.get_preds()[0], plain)
+
+def seg_item(i): return TensorImage(image(i, h=16, w=16))
+def seg_mask(i): return TensorMask((image(i, h=16, w=16).sum(0) > 1.5).long())
+
+def seg_block(n_val=10): return DataBlock((TransformBlock, TransformBlock), get_x=seg_item, get_y=seg_mask, splitter=IndexSplitter(range(n_val, 20)))
+
+@pytest.fixture
+def seg():
+    set_seed(4)
+    dls = seg_block().dataloaders(list(range(20)), bs=4, num_workers=0)
+    return quiet(Learner(dls, nn.Conv2d(3, 2, 3, padding=1), loss_func=CrossEntropyLossFlat(axis=1), metrics=DiceMulti()))
+
+def back(y, k): return (y.flip(3) if k == 'h' else y.flip(2) if k == 'v' else y.flip(2,3) if k == 'hv' else y)
+
+@pytest.mark.parametrize('views', ['h', 'v', 'hv'])
+def test_maps_are_moved_back(seg, views):
+    x = torch.stack([image(i, h=16, w=16) for i in range(10, 20)])
+    seg.model.eval()
+    which = ['', 'h', 'v', 'hv'] if views == 'hv' else ['', views]
+    with torch.no_grad(): want = sum(back(seg.model(back(x, k)).softmax(1), k) for k in which)/len(which)
+    assert torch.allclose(seg.tta_flip(views=views)[0], want, rtol=0, atol=1e-6)
+    assert torch.allclose(seg.tta_flip(dl=seg.dls.test_dl(list(range(10, 20))), views=views)[0], want, rtol=0, atol=1e-6)
+    assert seg.tta_report(views=[views]).table['dice_multi'][1] == pytest.approx(seg.validate(cbs=FlipTTA(views))[1])
+
+class Equivariant(Module):
+    "Commutes with every move of the square: what a pixel and its four neighbours add up to"
+    def __init__(self): self.w = nn.Parameter(tensor([[0.,.3,0],[.3,1.,.3],[0,.3,0]]))
+    def forward(self, x): return torch.cat([F.conv2d(x[:,i:i+1], self.w[None,None], padding=1) for i in (0,1)], 1)
+
+@pytest.mark.parametrize('views', ['h', 'hv', 'd4'])
+def test_an_equivariant_model_says_the_same_with_and_without(views):
+    learn = quiet(Learner(seg_block().dataloaders(list(range(20)), bs=4, num_workers=0), Equivariant(), loss_func=CrossEntropyLossFlat(axis=1)))
+    assert torch.allclose(learn.tta_flip(views=views)[0], learn.get_preds()[0], rtol=0, atol=1e-6)
+    wrong = learn.tta_flip(views=views, output='label')[0]
+    assert not torch.allclose(wrong, learn.get_preds()[0], atol=1e-2)
+
+def test_unet_learner(tmp_path):
+    set_seed(1)
+    def body(pretrained=False): return nn.Sequential(*[nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.BatchNorm2d(o), nn.ReLU())
+        for i,o in ((3,4),(4,8),(8,8))])
+    dls = seg_block().dataloaders(list(range(20)), bs=5, num_workers=0)
+    learn = quiet(Learner(dls, DynamicUnet(body(), 2, (16,16)), loss_func=CrossEntropyLossFlat(axis=1)))
+    learn.model.eval()
+    x = torch.stack([image(i, h=16, w=16) for i in range(10, 20)])
+    with torch.no_grad(): want = (learn.model(x).softmax(1) + learn.model(x.flip(3)).softmax(1).flip(3))/2
+    assert torch.allclose(learn.tta_flip()[0], want, rtol=0, atol=1e-6)
+
+def test_points_are_mirrored_back():
+    def target(i): return TensorPoint(image(i).flatten()[:4].view(2,2)*2-1)
+    block = DataBlock((TransformBlock, TransformBlock), get_x=lambda i: TensorImage(image(i)), get_y=target, splitter=IndexSplitter(range(4, 9)))
+    learn = quiet(Learner(block.dataloaders(list(range(9)), bs=3, num_workers=0), conv_net(4), loss_func=MSELossFlat()))
+    x = torch.stack([image(i) for i in range(4, 9)])
+    with torch.no_grad(): a,b = learn.model(x),learn.model(x.flip(3))
+    assert torch.allclose(learn.tta_flip()[0], (a + b*tensor([-1.,1,-1,1]))/2, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match='no way back'): learn.tta_flip(views='shift')
+
+def typed(x, y, cls): return [(x, cls(y))]
+
+@pytest.mark.parametrize('views,err,match', [('x', ValueError, "'h', 'v', 'hv', 'd4', 'shift'"), ([], ValueError, 'empty')])
+def test_wrong_arguments(learn, views, err, match):
+    with pytest.raises(err, match=match): learn.tta_flip(views=views)
+    with pytest.raises(ValueError, match="avg='mean' is neither"): learn.tta_flip(avg='mean')
+    with pytest.raises(ValueError, match="output='maps' is none of"): learn.tta_flip(output='maps')
+
+class Counting(Module):
+    def __init__(self, model): self.model,self.calls = model,0
+    def forward(self, *x):
+        self.calls += 1
+        return self.model(*x)
+
+def test_refusals_come_before_any_work():
+    x = torch.randint(0, 5, (6,7))
+    dl = DataLoader(list(zip(x, torch.arange(6)%2)), bs=3)
+    learn = quiet(Learner(DataLoaders(dl, dl), Counting(nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(28, 2))),
+        loss_func=CrossEntropyLossFlat()))
+    with pytest.raises(TypeError, match=r'needs an image to flip.*Tensor\[3, 7\]'): learn.tta_flip()
+    box = DataBlock((TransformBlock, TransformBlock), get_x=seg_item, get_y=lambda i: TensorBBox(torch.rand(1,4)))
+    learn = quiet(Learner(box.dataloaders(list(range(9)), bs=3, num_workers=0), Counting(conv_net(4, sz=16)), loss_func=MSELossFlat()))
+    with pytest.raises(TypeError, match='bounding boxes'): learn.tta_flip()
+    assert learn.model.calls == 0
+    wide = DataBlock((TransformBlock, CategoryBlock), get_x=lambda i: TensorImage(image(i, h=8, w=6)), get_y=label)
+    learn = quiet(Learner(wide.dataloaders(list(range(9)), bs=3, num_workers=0), Counting(nn.Conv2d(3, 3, 3)), loss_func=CrossEntropyLossFlat()))
+    with pytest.raises(ValueError, match='square, and these are 8×6'): learn.tta_flip(views='d4')
+    assert learn.model.calls == 0
+
+def test_untyped_maps_ask_for_what_they_are():
+    ds = torch.utils.data.TensorDataset(torch.rand(6,3,8,8), torch.randint(0, 2, (6,8,8)))
+    dls = DataLoaders(*[torch.utils.data.DataLoader(ds, batch_size=3)]*2)
+    learn = quiet(Learner(dls, nn.Conv2d(3, 2, 3, padding=1), loss_func=CrossEntropyLossFlat(axis=1)))
+    with pytest.raises(ValueError, match="output='map'"): learn.validate(cbs=FlipTTA())
+    x = ds.tensors[0]
+    with torch.no_grad(): want = (learn.model(x).softmax(1) + learn.model(x.flip(3)).softmax(1).flip(3))/2
+    assert torch.allclose(learn.tta_flip(dl=dls.valid, output='map', reorder=False)[0], want, atol=1e-6)
+
+@pytest.mark.parametrize('loss', [BCEWithLogitsLossFlat(), MSELossFlat(), FocalLossFlat(), LabelSmoothingCrossEntropyFlat()])
+def test_other_losses(loss):
+    multi = isinstance(loss.func, (nn.BCEWithLogitsLoss, nn.MSELoss))
+    def target(i): return TensorMultiCategory([float(i%2), float(i%3 > 0), 1.]) if multi else TensorCategory(i%3)
+    block = DataBlock((TransformBlock, TransformBlock), get_x=lambda i: TensorImage(image(i)), get_y=target, splitter=IndexSplitter(range(9)))
+    set_seed(3)
+    learn = quiet(Learner(block.dataloaders(list(range(12)), bs=3, num_workers=0), conv_net(), loss_func=loss))
+    x = torch.stack([image(i) for i in range(9)])
+    assert torch.allclose(learn.tta_flip()[0], hand_mean(learn.model, x, 'h', loss.activation), rtol=0, atol=1e-6)
+
+def test_confident_models_keep_a_finite_loss(learn):
+    with torch.no_grad(): learn.model[3].weight.mul_(1e4)
+    assert math.isfinite(learn.validate(cbs=FlipTTA())[0])
+    assert torch.isfinite(learn.tta_flip(with_loss=True)[2]).all()
+
+def fingerprint(learn):
+    "A hash of everything that a look at a learner must not change"
+    h = hashlib.sha256()
+    for k,v in learn.model.state_dict().items(): h.update(k.encode() + v.numpy().tobytes())
+    rec = learn.recorder
+    state = [[(type(m), m.training, len(m._forward_hooks)) for m in learn.model.modules()], list(map(repr, learn.cbs)), rec.losses, rec.values,
+        rec.lrs, [dl.rng.getstate() for dl in learn.dls.loaders], random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
+        sorted(vars(learn)), learn.opt.state_dict()['hypers'], torch.is_autocast_enabled('cpu'), learn.lock.locked(),
+        [p.grad is None or p.grad.sum().item() for p in learn.model.parameters()]]
+    return h.hexdigest(), repr(state)
+
+class Interrupt(Callback):
+    def after_pred(self):
+        if self.iter == 1: raise KeyboardInterrupt
+
+@pytest.mark.parametrize('cbs', [None, Interrupt])
+@pytest.mark.parametrize('do', ['tta_flip', 'tta_report'])
+def test_leaves_no_trace(learn, do, cbs):
+    with learn.no_logging(): learn.fit(1)
+    learn.model.train()
+    plain,before = learn.get_preds()[0],None
+    with learn.no_logging(): learn.fit(1, 0.)
+    plain,_ = learn.get_preds()[0],learn.model.train()
+    before = fingerprint(learn)
+    with contextlib.suppress(KeyboardInterrupt): getattr(learn, do)(ds_idx=0, cbs=cbs)
+    assert fingerprint(learn) == before
+    assert torch.equal(learn.get_preds()[0], plain)
+
+class CPUMixedPrecision(MixedPrecision):
+    "bfloat16 autocast where there is no GPU"
+    def before_fit(self):
+        super().before_fit()
+        self.autocast = torch.autocast('cpu', dtype=torch.bfloat16)
+
+class Dtypes(Callback):
+    seen = None
+    def before_validate(self): self.seen = []
+    def before_batch(self): self.seen.append(torch.is_autocast_enabled('cpu'))
+
+def test_every_view_runs_under_autocast(learn, xs):
+    learn.add_cb(CPUMixedPrecision('bf16'))
+    preds = learn.tta_flip()[0]
+    learn.model.eval()
+    with torch.no_grad(), torch.autocast('cpu', dtype=torch.bfloat16): outs = [learn.model(o).float() for o in (xs, xs.flip(3))]
+    assert torch.allclose(preds, (outs[0].softmax(1) + outs[1].softmax(1))/2, atol=1e-6) and preds.dtype == torch.float32
+    assert not torch.is_autocast_enabled('cpu')
+
+def test_interrupted_mixed_precision_leaves_autocast(learn):
+    learn.add_cb(CPUMixedPrecision('bf16'))
+    with pytest.raises(KeyboardInterrupt): learn.tta_flip(cbs=Interrupt)
+    assert not torch.is_autocast_enabled('cpu') and not torch.is_autocast_enabled('cuda')
+
+def test_channels_last(learn, xs):
+    want = learn.tta_flip(views='d4')[0]
+    learn.to_channelslast(use_amp=False)
+    assert torch.allclose(learn.tta_flip(views='d4')[0], want, atol=1e-5)
+    for v in tta_views('d4') + tta_views('shift'):
+        assert v(xs.to(memory_format=torch.channels_last)).is_contiguous(memory_format=torch.channels_last)
+
+def test_each_batch_is_read_once():
+    read = []
+    def get_x(i):
+        read.append(i)
+        return TensorImage(image(i))
+    block = DataBlock((TransformBlock, CategoryBlock), get_x=get_x, get_y=label, splitter=IndexSplitter(range(9)))
+    learn = quiet(Learner(block.dataloaders(list(range(12)), bs=4, num_workers=0), conv_net(), metrics=accuracy))
+    for do in (lambda: learn.tta_flip(views='d4'), lambda: learn.tta_report(views=['h','d4','shift'])):
+        read.clear()
+        do()
+        assert sorted(read) == list(range(9))
+
+def test_shuffled_loaders_come_back_in_order(learn):
+    want = learn.tta_flip(ds_idx=0)[0]
+    dl = learn.dls.train
+    assert dl.shuffle and torch.allclose(learn.tta_flip(dl=dl.new(drop_last=False))[0], want, atol=1e-6)
+
+class Mirror:
+    def __call__(self, x): return x.flip(-1)
+
+def test_views_of_ones_own(learn, seg):
+    assert torch.allclose(learn.tta_flip(views=[DihedralView(), Mirror()])[0], learn.tta_flip()[0], atol=1e-6)
+    with pytest.raises(ValueError, match='no way back'): seg.tta_flip(views=[Mirror()])
+    own = seg.tta_flip(views=[DihedralView(), View(Mirror(), Mirror())])[0]
+    assert torch.allclose(own, seg.tta_flip()[0], atol=1e-6)
+
+def test_an_image_among_other_inputs():
+    class Two(Module):
+        def __init__(self): self.a,self.b = conv_net(),nn.Linear(2, 3)
+        def forward(self, x, t): return self.a(x) + self.b(t)
+    ds = torch.utils.data.TensorDataset(torch.rand(7,3,8,8), torch.rand(7,2), torch.arange(7)%3)
+    dl = DataLoader(ds, bs=3)
+    dls = DataLoaders(dl, dl)
+    dls.n_inp = 2
+    learn = quiet(Learner(dls, Two(), loss_func=CrossEntropyLossFlat()))
+    x,t,_ = ds.tensors
+    with torch.no_grad(): want = (learn.model(x, t).softmax(1) + learn.model(x.flip(3), t).softmax(1))/2
+    assert torch.allclose(learn.tta_flip()[0], want, atol=1e-6)
+
+def test_survives_pickling(learn, tmp_path):
+    cb = pickle.loads(pickle.dumps(FlipTTA('shift')))
+    assert repr(cb.views) == repr(tta_views('shift')) and [v.weight for v in cb.views] == [v.weight for v in tta_views('shift')]
+    for v,w in zip(cb.views, tta_views('shift')): assert torch.equal(v(image(1)[None]), w(image(1)[None]))
+
+def test_report_counts_and_p_value(learn):
+    from scipy.stats import binomtest
+    table = learn.tta_report(views=['h','d4','shift']).table
+    plain,targs = learn.get_preds()
+    for i,views in enumerate(['h','d4','shift'], 1):
+        preds = learn.tta_flip(views=views)[0]
+        was,now = plain.argmax(1) == targs,preds.argmax(1) == targs
+        fixed,broke = int((now & ~was).sum()),int((~now & was).sum())
+        assert table.loc[i, ['fixed','broke']].tolist() == [fixed, broke]
+        assert table['p'][i] == pytest.approx(binomtest(fixed, fixed+broke).pvalue if fixed+broke else 1)
+        assert table.loc[i, ['loss','accuracy']].tolist() == pytest.approx(learn.validate(cbs=FlipTTA(views))[:2])
