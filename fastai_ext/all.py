@@ -4,6 +4,8 @@ from .core import *
 from .data import *
 from .layers import *
 from .models import *
+from .summary import *
 from .augment import *
+from .callbacks import *
 from .tta import *
 from .ensemble import *

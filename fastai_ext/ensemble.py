@@ -207,15 +207,9 @@ def _member_dl(m, known, ds_idx, dl):
     return res, None if idxs == sorted(idxs) else tensor(idxs).argsort()
 
 # %% ../nbs/09_ensemble.ipynb #043e0855
-def _tta_cbs(tta):
-    "Callbacks for `tta`: none, a callback, or a set of views"
-    if tta is None: return []
-    if isinstance(tta, Callback): return [tta]
-    from fastai_ext.tta import FlipTTA
-    return [FlipTTA(tta)]
-
 def _predictions(members, ds_idx, dl, tta, learn, cpu, act):
     "Each member's predictions and targets, in turn"
+    if not isinstance(tta, (Callback,type(None))): raise TypeError(f"tta={tta!r} is not a callback: pass one such as FlipTTA('hv')")
     known,loaders = _check_members(members, learn, cpu, dl is not None),{}
     if dl is None:
         own = [o if isinstance(o, Learner) else learn for o in members]
@@ -230,7 +224,7 @@ def _predictions(members, ds_idx, dl, tta, learn, cpu, act):
                         (Path(tmp)/str(i)).mkdir()
                         loaders[key] = _KeptBatches(loaders[key][0], Path(tmp)/str(i)), loaders[key][1]
                 batches,order = loaders[key]
-                res = m.get_preds(dl=batches, act=act, reorder=False, cbs=_tta_cbs(tta))
+                res = m.get_preds(dl=batches, act=act, reorder=False, cbs=L(tta))
                 p,t = gathered_in_order(m, res, batches)
             del m
             yield (p,t) if order is None else nested_reorder((p,t), order)
@@ -242,7 +236,7 @@ def ensemble_preds(
     dl:DataLoader|None=None, # `DataLoader` to predict, for all members; its labels are not needed
     weights:Sequence|None=None, # A weight a member; None: all the same
     avg:str='probs', # Average the predictions ('probs') or the raw outputs ('logits')
-    tta:str|Callback|None=None, # Views for test-time augmentation, as in `FlipTTA`, or such a callback
+    tta:Callback|None=None, # Test-time augmentation for each member, such as `FlipTTA('hv')`
     learn:Learner|None=None, # For files of weights: a Learner of their architecture; its own weights are put back
     cpu:bool=True # Load exported learners on the CPU, as `load_learner` does?
 ) -> tuple: # Predictions and targets, as `get_preds` returns them
@@ -334,7 +328,7 @@ def ensemble_report(
     ds_idx:int=1, # `DataLoader` to score on if `dl` is None. 0: train. 1: valid
     dl:DataLoader|None=None, # `DataLoader` with labels to score on
     avg:str='probs', # Average the predictions ('probs') or the raw outputs ('logits')
-    tta:str|Callback|None=None, # Views for test-time augmentation, as in `FlipTTA`, or such a callback
+    tta:Callback|None=None, # Test-time augmentation for each member, such as `FlipTTA('hv')`
     rounds:int=20, # Most members, with repetitions, that the selection tries
     learn:Learner|None=None, # For paths: a Learner with their loss function and metrics; None: the first member
     cpu:bool=True # Load exported learners on the CPU, as `load_learner` does?

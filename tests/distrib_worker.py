@@ -17,7 +17,7 @@ def broadcast(self, t, rank):
     return t.tolist()
 
 def preds(learns):
-    return learns[0].tta_flip(), learns[0].tta_flip(views='d4', ds_idx=0), ensemble_preds(learns), ensemble_preds(learns, tta='h')
+    return learns[0].tta_flip(), learns[0].tta_flip(views='d4', ds_idx=0), ensemble_preds(learns), ensemble_preds(learns, tta=FlipTTA('h'))
 
 def main(out):
     set_seed(7)

@@ -70,7 +70,8 @@ def test_all_that_a_learner_does(learns, tmp_path):
     assert torch.allclose(Interpretation.from_learner(ens).losses, ens.get_preds(with_loss=True)[2])
     want = torch.stack([o.tta_flip()[0] for o in learns]).mean(0)
     assert torch.allclose(ens.tta_flip()[0], want, atol=1e-6)
-    for tta in ('h', FlipTTA('h')): assert torch.allclose(ensemble_preds(learns, tta=tta)[0], want, atol=1e-6)
+    assert torch.allclose(ensemble_preds(learns, tta=FlipTTA('h'))[0], want, atol=1e-6)
+    with pytest.raises(TypeError, match='FlipTTA'): ensemble_preds(learns, tta='h')
     with ens.no_logging(): ens.fit(1)
     assert isinstance(ens.model, EnsembleModel) and ens.model.members[0] is learns[0].model
 

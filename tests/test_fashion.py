@@ -1,6 +1,6 @@
 "The main job: what it leaves, how it goes on after an interruption, and what it says to wrong input"
 from fastai.vision.all import *
-import contextlib, pytest, signal, subprocess
+import pytest, signal, subprocess
 
 from fastai_ext import fashion as mod
 from fastai_ext.data import *

@@ -4,7 +4,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.vision.all import *
 import contextlib, hashlib, pickle, pytest, sklearn.metrics
 
-from fastai_ext.tta import DihedralView, FlipTTA, View, tta_views
+from fastai_ext.tta import DihedralView, FlipTTA, TTAView, tta_views
 
 SETS = ['h', 'v', 'hv', 'd4', 'shift']
 
@@ -267,7 +267,7 @@ class Mirror:
 def test_views_of_ones_own(learn, seg):
     assert torch.allclose(learn.tta_flip(views=[DihedralView(), Mirror()])[0], learn.tta_flip()[0], atol=1e-6)
     with pytest.raises(ValueError, match='no way back'): seg.tta_flip(views=[Mirror()])
-    own = seg.tta_flip(views=[DihedralView(), View(Mirror(), Mirror())])[0]
+    own = seg.tta_flip(views=[DihedralView(), TTAView(Mirror(), Mirror())])[0]
     assert torch.allclose(own, seg.tta_flip()[0], atol=1e-6)
 
 def test_an_image_among_other_inputs():
