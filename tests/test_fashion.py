@@ -58,7 +58,7 @@ def test_history_has_every_batch(run):
 class Stop(Callback):
     "Interrupt in a batch, as Ctrl-C does"
     def __init__(self, at): self.at = at
-    def before_batch(self):
+    def after_pred(self):
         if self.training and len(self.recorder.losses) == self.at: raise KeyboardInterrupt
 
 @pytest.mark.parametrize('at', [1, 4])
