@@ -9,19 +9,14 @@ Runs are interleaved, each figure is a median. torchvision and kornia must be in
 from argparse import ArgumentParser
 from importlib.metadata import version, PackageNotFoundError
 from pathlib import Path
-import json, platform, time, warnings
+import json, time, warnings
 warnings.filterwarnings('ignore')
 
 from fastai.vision.all import *
 from fastai_ext.augment import *
+from fastai_ext.core import environment
 from timm.data.random_erasing import RandomErasing as TimmErasing
 from torchvision.transforms import v2
-
-def cpu_name():
-    "The processor's name, as the system tells it"
-    info = Path('/proc/cpuinfo')
-    names = re.findall(r'model name\s*: (.*)', info.read_text()) if info.exists() else []
-    return first(names) or platform.processor()
 
 def vers(nm):
     try: return version(nm)
@@ -100,9 +95,8 @@ def measure(x, fs, runs):
 
 def main(dev, runs, shapes, threads):
     if threads: torch.set_num_threads(threads)
-    res = dict(hardware=dict(cpu=cpu_name(), cores=os.cpu_count(), threads=torch.get_num_threads(), device=dev,
-        gpu=torch.cuda.get_device_name() if dev=='cuda' else None), runs=runs,
-        versions={o:vers(o) for o in ('torch','torchvision','fastai','timm','kornia')}, shapes={})
+    res = dict(environment=environment(), threads=torch.get_num_threads(), device=dev, runs=runs,
+        peers={o:vers(o) for o in ('torchvision','kornia')}, shapes={})
     for shape in shapes:
         set_seed(0)
         x = TensorImage(torch.randn(shape, device=dev))

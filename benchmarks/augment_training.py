@@ -8,13 +8,13 @@ once, with the same number of images of each class. Printed and written: mean an
 epoch's accuracy and loss on the held-out images, the training loss of the last epoch, and the difference to the arm without, run by run.
 Runs with the same settings that the results file holds already are not made again."""
 from argparse import ArgumentParser
-from importlib.metadata import version
 from pathlib import Path
-import itertools, json, platform, time, warnings
+import itertools, json, time, warnings
 warnings.filterwarnings('ignore')
 
 from fastai.vision.all import *
 from fastai_ext.augment import *
+from fastai_ext.core import environment
 from fastai_ext.data import *
 
 arms = {'none': [], 'RandErase': [RandErase()], 'RandCopy': [RandCopy()], 'RandPadCrop(1) + RandFlip': [RandFlip(), RandPadCrop(1)],
@@ -78,10 +78,8 @@ def main(seeds, epochs, lr):
     for k,c in cols.items():
         diff = mean_sd(c['accuracy']-cols['none']['accuracy']) if k!='none' else ''
         print(f"| {k} | {mean_sd(c['accuracy'])} | {diff} | {mean_sd(c['valid_loss'])} | {mean_sd(c['train_loss'])} |")
-    names = re.findall(r'model name\s*: (.*)', Path('/proc/cpuinfo').read_text()) if Path('/proc/cpuinfo').exists() else []
-    res = dict(epochs=epochs, lr=lr, runs=runs, hardware=dict(cpu=first(names) or platform.processor(), cores=os.cpu_count()),
-        summary={k:{o:dict(mean=float(a.mean()), sd=float(a.std(ddof=1)) if len(a)>1 else None) for o,a in c.items()} for k,c in cols.items()},
-        versions={o:version(o) for o in ('torch','fastai')})
+    res = dict(epochs=epochs, lr=lr, runs=runs, environment=environment(),
+        summary={k:{o:dict(mean=float(a.mean()), sd=float(a.std(ddof=1)) if len(a)>1 else None) for o,a in c.items()} for k,c in cols.items()})
     out.write_text(json.dumps(res, indent=1))
 
 if __name__ == '__main__':
