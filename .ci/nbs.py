@@ -27,8 +27,8 @@ def output_md(o):
     "One cell output as Markdown"
     if o.output_type == 'stream': return f'```\n{o.text.rstrip()}\n```'
     data = o.get('data', {})
+    if 'text/html' in data: return '\n\n'.join(re.findall('<table.*?</table>', data['text/html'], re.S))
     if 'text/markdown' in data: return data['text/markdown'].strip()
-    if 'text/html' in data: return ''.join(re.findall('<table.*?</table>', data['text/html'], re.S))
     return f'```\n{data["text/plain"].rstrip()}\n```' if 'text/plain' in data else ''
 
 def readme():

@@ -174,7 +174,7 @@ def fashion_job(
     if s.bs > len(dls.train_ds): raise ValueError(f'bs={s.bs}: there are only {len(dls.train_ds)} training images')
     set_seed(s.seeds[0])
     learn = fashion_learner(dls, s.model)
-    summary = learn.summary()
+    summary = learn.summary(depth=2)
     if summary.error: raise ValueError(f'{s.model} does not work on 28×28 images:\n{summary}')
     (out/'members').mkdir(parents=True, exist_ok=True)
     _write_json(out/'run.json', dict(s))
