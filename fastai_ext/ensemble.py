@@ -71,24 +71,40 @@ def _prep(dl):
     return tuple(_sig([f for f in o.fs if f.split_idx != 0]) for o in pipes if isinstance(o, Pipeline))
 
 # %% ../nbs/09_ensemble.ipynb #4edbcf32
+def _check_stack(models):
+    "Raise a ValueError unless `models` can run as one call"
+    def _arch(m): return str(m), [(k, v.shape, v.dtype) for k,v in m.state_dict().items()]
+    for i,m in enumerate(models):
+        if _arch(m) != _arch(models[0]): raise ValueError(f"member {i} has another architecture than member 0, so they can't run as one call: "
+            "pass `stack=False`")
+
+def _stacked(models, xb):
+    "The outputs of `models`, all in eval mode, by one call: (member, item, ...)"
+    from torch.func import functional_call, stack_module_state, vmap
+    return vmap(lambda *state: functional_call(models[0], state, xb))(*stack_module_state(models))
+
 class EnsembleModel(Module):
     "A model that averages its `members`' outputs, in the space of their predictions, and returns raw outputs"
     def __init__(self,
         members:Sequence, # The models
         weights:Sequence|None=None, # A weight a member; None: all the same
-        link:tuple=('none',None) # What `output_link` says of the activation; the default averages raw outputs
+        link:tuple=('none',None), # What `output_link` says of the activation; the default averages raw outputs
+        stack:bool=False # Run the members, of one architecture, as one batched call in eval mode?
     ):
-        self.members,self.weights,self.link = nn.ModuleList(members),_weights(weights, len(members)),link
+        self.members,self.weights,self.link,self.stack = nn.ModuleList(members),_weights(weights, len(members)),link,stack
+        if stack: _check_stack(members)
     def forward(self, *xb):
-        used = [(m,w) for m,w in zip(self.members, self.weights) if w]
-        return mean_outputs((m(*xb) for m,_ in used), [w for _,w in used], self.link)
-    def extra_repr(self): return f"weights={[round(w, 4) for w in self.weights]}, link={self.link}"
+        models,weights = zip(*[(m,w) for m,w in zip(self.members, self.weights) if w])
+        outs = _stacked(models, xb) if self.stack and not self.training else (m(*xb) for m in models)
+        return mean_outputs(outs, weights, self.link)
+    def extra_repr(self): return f"weights={[round(w, 4) for w in self.weights]}, link={self.link}, stack={self.stack}"
 
 # %% ../nbs/09_ensemble.ipynb #68d0db83
 def ensemble(
     learns:Sequence, # Trained learners; their architectures may differ
     weights:Sequence|None=None, # A weight a member; None: all the same
-    avg:str='probs' # Average the predictions ('probs') or the raw outputs ('logits')
+    avg:str='probs', # Average the predictions ('probs') or the raw outputs ('logits')
+    stack:bool=False # Predict with members of one architecture by one batched call? It depends on model and machine if that is faster
 ) -> Learner: # With the first member's data, loss function, metrics and folder
     "A Learner whose model averages those of `learns`"
     learns = list(learns)
@@ -98,7 +114,7 @@ def ensemble(
         if o.dls is not learns[0].dls and _prep(o.dls.valid) != _prep(learns[0].dls.valid):
             raise ValueError(f"member {i} prepares its inputs by other transforms than member 0, and a Learner has one set of them: "
                 "use `ensemble_preds`, which gives each member its own")
-    model = EnsembleModel([o.model for o in learns], weights, _link(learns[0]) if avg == 'probs' else ('none',None))
+    model = EnsembleModel([o.model for o in learns], weights, _link(learns[0]) if avg == 'probs' else ('none',None), stack)
     a = learns[0]
     return Learner(a.dls, model, loss_func=a.loss_func, metrics=[copy(o) for o in a.metrics], path=a.path, model_dir=a.model_dir)
 

@@ -229,3 +229,23 @@ def test_one_model_at_a_time(learns, tmp_path, monkeypatch):
         warnings.simplefilter('ignore')
         ensemble_preds([tmp_path/f'{i}.pkl' for i in range(3)], dl=learns[0].dls.valid)
     assert len(alive) == 6 and not any(alive)
+
+def test_stacked_members_give_the_same(tmp_path):
+    same = alike(3, make_dls(), tmp_path)
+    for o in same[:1]:
+        with o.no_logging(): o.fit(1)
+    seq,stacked = (ensemble(same, weights=[1,0,2], stack=o).remove_cb(ProgressCallback) for o in (False,True))
+    assert torch.allclose(seq.get_preds()[0], stacked.get_preds()[0], rtol=0, atol=1e-6)
+    assert list(stacked.validate()) == pytest.approx(list(seq.validate()), abs=1e-5)
+    assert stacked.model.members[0] is same[0].model and all(p.requires_grad for p in stacked.model.parameters())
+    with stacked.no_logging(): stacked.fit(1)
+
+def test_stacking_runs_once_for_all_members(tmp_path):
+    same,calls = alike(3, make_dls(), tmp_path),[]
+    for o in same: o.model.register_forward_hook(lambda *_: calls.append(1))
+    ens = ensemble(same, stack=True).remove_cb(ProgressCallback)
+    ens.get_preds()
+    assert len(calls) == len(ens.dls.valid)
+
+def test_other_architectures_do_not_stack(learns):
+    with pytest.raises(ValueError, match='member 1 has another architecture'): ensemble(learns, stack=True)
