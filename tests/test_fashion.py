@@ -143,6 +143,10 @@ def test_predict_errors(capsys, run, tmp_path):
     check_error(capsys, ['predict', str(tmp_path/'none.png'), '--learner', str(out)], 'none.png')
     check_error(capsys, ['predict', str(good), '--learner', str(tmp_path/'nowhere')], 'nowhere', 'fastai-ext fashion')
 
+def test_the_command_says_no_more_than_what_is_wrong(tmp_path):
+    res = subprocess.run([sys.executable, '-m', 'fastai_ext', 'predict', 'none.png', '--learner', 'none.pkl'], cwd=tmp_path, capture_output=True, text=True)
+    assert res.returncode == 2 and res.stdout == '' and re.fullmatch('fastai-ext: .*none.pkl.*\n', res.stderr)
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_what_is_finished_and_says_how_to_resume(tmp_path, folder):
     out = tmp_path/'a b'
