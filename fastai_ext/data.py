@@ -10,6 +10,7 @@ __all__ = ['fashion_vocab', 'fashion_stats', 'read_idx', 'FashionMNIST', 'balanc
 
 # %% ../nbs/01_data.ipynb #6f24d0a4
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib.resources import files
 import gzip, hashlib, io, zlib
 from fastai.vision.all import *
@@ -73,6 +74,7 @@ def _from_folder(folder):
         x,y = arrays[f'{part}_x'],arrays[f'{part}_y']
         if x.ndim != 3 or x.dtype != np.uint8: raise ValueError(f'{folder}: expected {part} images of shape (N, H, W) in uint8, got {x.shape} in {x.dtype}')
         if y.shape != x.shape[:1]: raise ValueError(f'{folder}: {len(x)} {part} images, but labels of shape {y.shape}')
+        if not len(y): raise ValueError(f'{folder}: there are no {part} images')
         if y.max() >= len(fashion_vocab): raise ValueError(f'{folder}: the {part} labels go up to {y.max()}, expected 0 to {len(fashion_vocab)-1}')
     return FashionMNIST(**arrays, where=f'from {folder}')
 
@@ -84,13 +86,15 @@ _fashion_sha256 = dict(train_x='c59f468a2f672dc815687fe0f83887768d799fd8a3f32761
 
 def _download_fashion(dest):
     "Download the four files to the folder `dest`, all of them or none"
-    with tempfile.TemporaryDirectory() as tmp:
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    # Beside `dest`, so that a file gets its name in one step
+    with tempfile.TemporaryDirectory(dir=dest.parent) as tmp:
         for k,name in _fashion_files.items():
             f = download_url(f'{_fashion_url}{name}.gz', Path(tmp)/f'{name}.gz', timeout=10)
             got = hashlib.sha256(_read_bytes(f)).hexdigest()
             if got != _fashion_sha256[k]: raise ValueError(f'The download {_fashion_url}{name}.gz has the wrong checksum {got}')
-        dest.mkdir(parents=True, exist_ok=True)
-        for name in _fashion_files.values(): shutil.move(Path(tmp)/f'{name}.gz', dest/f'{name}.gz')
+        dest.mkdir(exist_ok=True)
+        for name in _fashion_files.values(): os.replace(Path(tmp)/f'{name}.gz', dest/f'{name}.gz')
 
 # %% ../nbs/01_data.ipynb #0892482d
 def balanced_subset(
@@ -140,7 +144,7 @@ def fashion_mnist(
     for folder in (home, _debian):
         if _has_fashion(folder): return _from_folder(folder)
     try: _download_fashion(home)
-    except OSError as e:
+    except (OSError, HTTPException, ValueError) as e:
         if data == 'full': raise FileNotFoundError(f'The full Fashion-MNIST is neither here nor can it be downloaded ({e}): '
             f'put its four files in {home} or name their folder in $FASTAI_EXT_DATA') from e
         warn(f'Fashion-MNIST could not be downloaded ({e}): going on with the subset of 5,000 training and 1,000 test images')
@@ -154,6 +158,8 @@ class FashionItem:
     image: np.ndarray
     label: int
     is_test: bool
+
+    def __repr__(self): return f'FashionItem({fashion_vocab[self.label]}, {"test" if self.is_test else "training"})'
 
 def fashion_items(
     data:str|Path|FashionMNIST='auto' # As `fashion_mnist` takes it, or what that returned
@@ -178,7 +184,10 @@ def _fashion_split(items, valid_pct, seed):
     is_test = np.array([o.is_test for o in items])
     train,test = np.where(~is_test)[0],np.where(is_test)[0]
     if not valid_pct: return train.tolist(),test.tolist()
-    valid = train[balanced_subset([items[i].label for i in train], round(valid_pct*len(train)), seed)]
+    labels,rng = np.array([items[i].label for i in train]),np.random.RandomState(seed)
+    held = [rng.permutation(train[labels == c])[:round(valid_pct*sum(labels == c))] for c in np.unique(labels)]
+    valid = np.sort(np.concatenate(held))
+    if not len(valid): raise ValueError(f'valid_pct={valid_pct}: no image is held out, since no class has enough')
     return np.setdiff1d(train, valid).tolist(),valid.tolist(),test.tolist()
 
 # %% ../nbs/01_data.ipynb #aee8bd7e

@@ -100,6 +100,16 @@ class EnsembleModel(Module):
     def extra_repr(self): return f"weights={[round(w, 4) for w in self.weights]}, link={self.link}, stack={self.stack}"
 
 # %% ../nbs/09_ensemble.ipynb #68d0db83
+def _acting_cbs(learn):
+    "The callbacks of `learn`, fastai's default ones aside, that may change its predictions"
+    usual = tuple(o if isinstance(o, type) else type(o) for o in defaults.callbacks)
+    return [o for o in learn.cbs if o.run_valid and not isinstance(o, usual) and any(hasattr(o, e) for e in ('before_batch','after_pred'))]
+
+def _new_learner(a, model):
+    "A Learner for `model` with what else `a` has that matters for predictions"
+    cbs = [copy(o) for o in _acting_cbs(a)]
+    return Learner(a.dls, model, loss_func=a.loss_func, metrics=[copy(o) for o in a.metrics], path=a.path, model_dir=a.model_dir, cbs=cbs)
+
 def ensemble(
     learns:Sequence, # Trained learners; their architectures may differ
     weights:Sequence|None=None, # A weight a member; None: all the same
@@ -114,9 +124,10 @@ def ensemble(
         if o.dls is not learns[0].dls and _prep(o.dls.valid) != _prep(learns[0].dls.valid):
             raise ValueError(f"member {i} prepares its inputs by other transforms than member 0, and a Learner has one set of them: "
                 "use `ensemble_preds`, which gives each member its own")
+        if _sig(_acting_cbs(o)) != _sig(_acting_cbs(learns[0])): raise ValueError(f"member {i} predicts with other callbacks than member 0: "
+            f"{_acting_cbs(o)}, not {_acting_cbs(learns[0])}. Give all the same, or use `ensemble_preds`")
     model = EnsembleModel([o.model for o in learns], weights, _link(learns[0]) if avg == 'probs' else ('none',None), stack)
-    a = learns[0]
-    return Learner(a.dls, model, loss_func=a.loss_func, metrics=[copy(o) for o in a.metrics], path=a.path, model_dir=a.model_dir)
+    return _new_learner(learns[0], model)
 
 # %% ../nbs/09_ensemble.ipynb #17828de6
 def _state(file):
@@ -399,6 +410,6 @@ def model_soup(
     mean = {k: sum(s[k].to(v.device).double()*w for s,w in zip(states, weights)).to(v.dtype) if v.is_floating_point() else v
         for k,v in states[0].items()}
     model.load_state_dict(mean)
-    res = Learner(a.dls, model, loss_func=a.loss_func, metrics=[copy(o) for o in a.metrics], path=a.path, model_dir=a.model_dir)
+    res = _new_learner(a, model)
     _renew_bn(res)
     return res

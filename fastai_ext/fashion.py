@@ -9,7 +9,8 @@ __all__ = ['fashion_defaults', 'fashion_learner', 'fashion_job', 'predict_images
 
 # %% ../nbs/10_fashion.ipynb #9ce05cc1
 from .all import *
-from PIL import ImageOps
+from pickle import UnpicklingError
+from PIL import Image, ImageOps
 from statistics import mean, stdev
 import argparse, difflib, shlex, timm
 
@@ -18,13 +19,15 @@ fashion_defaults = dict(model='mini_resnet_fast', data='embedded', epochs=6, bs=
 
 def _check_settings(model, epochs, bs, lr, seeds, **_):
     "Raise a ValueError for a setting that can't work"
-    if not timm.is_model(model):
+    if not timm.is_model(model) or '.' in model:
         near = difflib.get_close_matches(model, timm.list_models(), n=3, cutoff=0.4)
         raise ValueError(f'There is no model {model!r}. The nearest names are: {", ".join(near) or "none; timm.list_models() has them all"}')
     if epochs < 1: raise ValueError(f'epochs={epochs}: expected at least 1')
     if bs < 2: raise ValueError(f'bs={bs}: expected at least 2, since batch norm needs more than one image')
-    if not lr > 0: raise ValueError(f'lr={lr}: expected a learning rate above 0')
+    if not 0 < lr < math.inf: raise ValueError(f'lr={lr}: expected a finite learning rate above 0')
     if not seeds or len(set(seeds)) < len(seeds): raise ValueError(f'seeds={seeds}: expected one or more, all different')
+    wild = [o for o in seeds if abs(o) > 1e9]
+    if wild: raise ValueError(f'seeds={seeds}: {wild[0]} is out of range, which is a billion either way')
 
 # %% ../nbs/10_fashion.ipynb #544c0d08
 @contextmanager
@@ -37,14 +40,36 @@ def _whole(path):
     finally: part.unlink(missing_ok=True)
 
 def _write_json(path, o):
-    with _whole(path) as p: p.write_text(json.dumps(o, indent=1))
+    with _whole(path) as p: p.write_text(json.dumps(o, indent=1, allow_nan=False))
+
+def _read_json(path):
+    "The dict in a file that `_write_json` wrote"
+    try: res = json.loads(path.read_text())
+    except ValueError as e: raise ValueError(f'{path} is damaged ({e}): begin again in another folder') from e
+    if not isinstance(res, dict): raise ValueError(f'{path} is damaged, it holds no dict: begin again in another folder')
+    return res
+
+# %% ../nbs/10_fashion.ipynb #53305d26
+def _plain_settings(given):
+    "Settings as JSON holds them; a TypeError names the wrong one"
+    kinds = dict(epochs=int, bs=int, lr=float, model=str)
+    res = dict(given)
+    for k,v in given.items():
+        if k == 'data': res[k] = v if v in ('auto', 'embedded', 'full') else str(Path(v).absolute())
+        elif k == 'seeds': res[k] = list(v) if is_listy(v) or isinstance(v, range) else [v]
+        elif not isinstance(v, (kinds[k], int if k == 'lr' else kinds[k])): raise TypeError(f'{k}={v!r}: expected {kinds[k].__name__}')
+    bad = [o for o in res.get('seeds', []) if not isinstance(o, int)]
+    if bad: raise TypeError(f'seeds={given["seeds"]!r}: {bad[0]!r} is no whole number')
+    return res
 
 def _open_run(out, resume, given):
     "Make the output folder or, with `resume`, open that of an earlier run; returns the settings"
     run = out/'run.json'
     if resume and not run.is_file(): raise ValueError(f'There is no run in {out} to resume')
     if not resume and run.exists(): raise ValueError(f'{out} holds a run already: go on with it by --resume, or name another folder by --out')
-    settings = {**fashion_defaults, **(json.loads(run.read_text()) if resume else {})}
+    if not resume and out.exists() and (not out.is_dir() or any(o.name != 'members' for o in out.iterdir())):
+        raise ValueError(f'{out} is there already and is no empty folder: name another by --out')
+    settings = {**fashion_defaults, **(_read_json(run) if resume else {})}
     differ = [k for k,v in given.items() if resume and v != settings[k]]
     if differ: raise ValueError(f'{out} was begun with {differ[0]}={settings[differ[0]]}, so it can\'t go on with {given[differ[0]]}')
     settings.update(given)
@@ -74,6 +99,7 @@ class _Checkpoints(Callback):
 
     def after_batch(self):
         if not self.training: return
+        if not torch.isfinite(self.loss): raise ValueError(f'The loss became {self.loss.item()} in epoch {self.epoch+1}: try a lower learning rate')
         hypers = self.opt.hypers[-1]
         for k,v in dict(loss=self.smooth_loss, lr=hypers['lr'], mom=hypers['mom']).items(): self.history[k].append(float(v))
 
@@ -91,11 +117,14 @@ def _fit_member(learn, seed, epochs, lr, folder):
     "Train a member, or go on with it, or load it if it is trained; returns its history"
     path = folder/f'member_{seed}'
     file = path.with_suffix('.json')
-    history = json.loads(file.read_text()) if file.is_file() else dict(loss=[], lr=[], mom=[], epochs=[], seconds=0.)
+    history = _read_json(file) if file.is_file() else dict(loss=[], lr=[], mom=[], epochs=[], seconds=0.)
     done = len(history['epochs'])
     if done:
         learn.create_opt()
-        load_model(folder/history['weights'], learn.model, learn.opt)
+        weights = folder/history['weights']
+        try: load_model(weights, learn.model, learn.opt)
+        except (OSError, EOFError, RuntimeError, UnpicklingError) as e:
+            raise ValueError(f'{weights} is damaged ({e}): remove {file}, to train that member anew') from e
     if done >= epochs: return history
     print(f'Member with seed {seed}: ' + (f'going on after epoch {done} of {epochs}' if done else f'{epochs} epochs'))
     learn.fit_one_cycle(epochs, lr, cbs=_Checkpoints(path, seed, history), start_epoch=done)
@@ -114,7 +143,7 @@ def _spread(vals):
 # %% ../nbs/10_fashion.ipynb #d5d7bef7
 def _save_fig(path):
     with _whole(path) as p: plt.savefig(p, bbox_inches='tight', dpi=100)
-    plt.close('all')
+    plt.close()
 
 def _plot_history(histories, path):
     "Smoothed training loss by batch and validation loss by epoch, a colour for each member"
@@ -168,8 +197,10 @@ def fashion_job(
     out = Path(out)
     unknown = given.keys() - fashion_defaults.keys()
     if unknown: raise ValueError(f'There is no setting {min(unknown)}: expected {", ".join(fashion_defaults)}')
-    s = AttrDict(_open_run(out, resume, given))
+    s = AttrDict(_open_run(out, resume, _plain_settings(given)))
     data = fashion_mnist(s.data)
+    found = s.pop('found', str(data))
+    if found != str(data): raise ValueError(f'{out} was begun with {found}, and can\'t go on with {data}')
     dls = fashion_mnist_dls(data, bs=s.bs, batch_tfms=RandFlip())
     if s.bs > len(dls.train_ds): raise ValueError(f'bs={s.bs}: there are only {len(dls.train_ds)} training images')
     set_seed(s.seeds[0])
@@ -177,7 +208,7 @@ def fashion_job(
     summary = learn.summary(depth=2)
     if summary.error: raise ValueError(f'{s.model} does not work on 28×28 images:\n{summary}')
     (out/'members').mkdir(parents=True, exist_ok=True)
-    _write_json(out/'run.json', dict(s))
+    _write_json(out/'run.json', dict(s, found=found))
     return _run(out, s, data, dls, learn, summary)
 
 # %% ../nbs/10_fashion.ipynb #1d71a911
@@ -225,15 +256,24 @@ def predict_images(
     imgs = [_open_image(o, invert) for o in images]
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='load_learner')
-        learn = load_learner(fname)
+        try: learn = load_learner(fname)
+        except Exception as e: raise ValueError(f'{fname} is no exported learner that can be loaded here: {e}') from e
     with learn.no_bar(): probs,_ = learn.get_preds(dl=learn.dls.test_dl(imgs, num_workers=0))
     return [{learn.dls.vocab[i]: p[i].item() for i in p.argsort(descending=True).tolist()} for p in probs]
 
 def _open_image(fname, invert):
-    try: img = PILImageBW.create(fname)
-    except FileNotFoundError: raise FileNotFoundError(f'There is no image {fname}') from None
-    except (OSError, SyntaxError) as e: raise ValueError(f'{fname} is no image that can be read: {e}') from e
-    return PILImageBW(ImageOps.invert(img)) if invert else img
+    "The first frame of an image file as grey, on the background of the training images where it is transparent"
+    try:
+        img = Image.open(fname)
+        img.load()
+    except FileNotFoundError: raise FileNotFoundError(f'There is no image file {fname}') from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e: raise ValueError(f'{fname} is no image that can be read: {e}') from e
+    if img.mode[0] in 'IF': raise ValueError(f'{fname} has pixels of more than 8 bits ({img.mode}): convert it to 8 bits a channel')
+    if img.has_transparency_data:
+        base = Image.new('RGBA', img.size, 'white' if invert else 'black')
+        img = Image.alpha_composite(base, img.convert('RGBA'))
+    img = img.convert('L')
+    return PILImageBW(ImageOps.invert(img) if invert else img)
 
 # %% ../nbs/10_fashion.ipynb #0d1a9dae
 def _parser():
@@ -284,3 +324,6 @@ def main(
     except (ValueError, OSError) as e:
         print(f'fastai-ext: {e}', file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print('\nfastai-ext: interrupted', file=sys.stderr)
+        raise SystemExit(130) from None

@@ -41,8 +41,9 @@ class MiniNet(nn.Module):
             for i,nf in enumerate(nfs)]
         self.num_features = self.head_hidden_size = nfs[-1]
         self.drop = nn.Dropout(drop_rate)
+        self.init = partial(init_kaiming, leak=getattr(act_cls(), 'leak', 0.))
+        for m in (self.stem, self.stages): m.apply(self.init)
         self.reset_classifier(num_classes, global_pool)
-        self.apply(partial(init_kaiming, leak=getattr(act_cls(), 'leak', 0.)))
 
     def reset_classifier(self,
         num_classes:int, # Outputs of the new, untrained classifier; 0 leaves the pooled features
@@ -58,7 +59,8 @@ class MiniNet(nn.Module):
         elif self.conv_head: self.fc = ConvBlock(self.num_features, num_classes, act_cls=None, norm_cls=None)
         else: self.fc = nn.Sequential(nn.Linear(self.num_features, num_classes, bias=False), nn.BatchNorm1d(num_classes))
         p = next(self.stem.parameters())
-        self.fc.to(p.device, p.dtype)
+        self.fc.apply(self.init).to(p.device, p.dtype)
+        for m in (self.pool, self.fc): m.train(self.training)
 
     def get_classifier(self): return self.fc
 

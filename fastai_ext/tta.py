@@ -119,6 +119,8 @@ def _kind(t):
 def _common(kinds): return first(kinds) if len(kinds) == 1 else None
 
 # %% ../nbs/08_tta.ipynb #d8da2c29
+def _flip_ttas(learn): return learn.cbs.filter(risinstance(FlipTTA))
+
 class FlipTTA(Callback):
     "Average the predictions over `views` of each batch when validating or predicting"
     order,run_train = 8,False
@@ -134,7 +136,10 @@ class FlipTTA(Callback):
         self.views,self.square = tta_views(views),isinstance(views, str) and views == 'd4'
         self.avg,self.output,self.act = avg,output,act
 
-    def before_validate(self): self._link = self._find_link()
+    def before_validate(self):
+        if len(_flip_ttas(self.learn)) > 1: raise ValueError("The learner has a FlipTTA already, and two would average the average: "
+            "remove one, for example by `learn.removed_cbs`")
+        self._link = self._find_link()
     def _find_link(self):
         if self.avg == 'logits': return 'none',None
         link = output_link(getcallable(self.loss_func, 'activation'))
@@ -190,7 +195,7 @@ def tta_flip(self:Learner,
     cb = FlipTTA(views, avg=avg, output=output, act=act)
     with undisturbed(self):
         if dl is None or num_distrib() > 1: dl = ifnone(dl, self.dls[ds_idx]).new(shuffle=False, drop_last=False)
-        res = self.get_preds(dl=dl, act=act, cbs=L(cbs)+cb, **get_preds_args)
+        with self.removed_cbs(_flip_ttas(self)): res = self.get_preds(dl=dl, act=act, cbs=L(cbs)+cb, **get_preds_args)
     return gathered_in_order(self, res, dl)
 
 # %% ../nbs/08_tta.ipynb #ff1feff2
@@ -275,7 +280,8 @@ def tta_report(self:Learner,
     if not isinstance(views, Mapping): views = {o: o for o in views}
     cb = _CompareTTA(views, avg=avg, output=output)
     with undisturbed(self):
-        self.validate(ds_idx, self.dls[ds_idx].new(shuffle=False, drop_last=False) if dl is None else dl, cbs=L(cbs)+cb)
+        dl = self.dls[ds_idx].new(shuffle=False, drop_last=False) if dl is None else dl
+        with self.removed_cbs(_flip_ttas(self)): self.validate(ds_idx, dl, cbs=L(cbs)+cb)
         table = pd.DataFrame([_report_row(cb, k) for k in cb.sets])
     for c in ('fixed','broke'):
         if c in table: table[c] = table[c].astype('Int64')

@@ -102,8 +102,9 @@ def test_download(no_data, monkeypatch, capsys):
     import hashlib
     arrays = write_folder(no_data/'server')
     home = no_data/'home'/'data'/'fashion_mnist'
-    with pytest.raises(ValueError, match='wrong checksum'): fashion_mnist('auto')
-    assert not home.exists()
+    with pytest.raises(FileNotFoundError, match='wrong checksum'): fashion_mnist('full')
+    with pytest.warns(UserWarning, match='wrong checksum'): assert 'comes with' in fashion_mnist('auto').where
+    assert not home.exists() and not list(home.parent.iterdir())
     monkeypatch.setattr(mod, '_fashion_sha256', {k: hashlib.sha256(idx_bytes(v)).hexdigest() for k,v in arrays.items()})
     assert np.array_equal(fashion_mnist('full').test_x, arrays['test_x'])
     assert sorted(o.name for o in home.iterdir()) == sorted(f'{o}.gz' for o in mod._fashion_files.values())
@@ -142,7 +143,7 @@ def small():
 def test_dls_parts_do_not_overlap(small):
     a,b = fashion_mnist_dls(small, bs=16),fashion_mnist_dls(small, bs=16)
     ids = [{id(o) for o in dl.items} for dl in a.loaders]
-    assert [len(o) for o in ids] == [180,20,50] and len(set.union(*ids)) == 250
+    assert len(ids[2]) == 50 and 15 <= len(ids[1]) <= 25 and sum(map(len, ids)) == len(set.union(*ids)) == 250
     assert [o.image.sum() for o in a.valid.items] == [o.image.sum() for o in b.valid.items]
     assert [o.image.sum() for o in a.valid.items] != [o.image.sum() for o in fashion_mnist_dls(small, seed=1).valid.items]
     assert not any(o.is_test for dl in a.loaders[:2] for o in dl.items) and all(o.is_test for o in a[2].items)
@@ -179,3 +180,13 @@ def test_export_predicts_files_in_a_fresh_process(small, tmp_path):
     got = json.loads(out.splitlines()[-1])
     with learn.no_bar(): want = learn.predict(small.test_x[0])[2].tolist()
     assert got[0] == pytest.approx(want, abs=1e-5) and [len(o) for o in got] == [10]*3
+
+def test_split_of_classes_of_different_sizes(tmp_path):
+    "A tenth of each class, whatever its size"
+    counts = [100, 50, 20, 10, 10, 10, 10, 10, 10, 10]
+    y = np.repeat(np.arange(10, dtype=np.uint8), counts)
+    write_folder(tmp_path, train_x=idx_bytes(np.zeros((len(y),28,28), np.uint8)), train_y=idx_bytes(y))
+    dls = fashion_mnist_dls(tmp_path, num_workers=0)
+    held = np.bincount([int(o[1]) for o in dls.valid_ds], minlength=10)
+    assert held.tolist() == [10, 5, 2, 1, 1, 1, 1, 1, 1, 1] and len(dls.train_ds) == sum(counts)-24
+    with pytest.raises(ValueError, match='valid_pct=0.001'): fashion_mnist_dls(tmp_path, valid_pct=.001)

@@ -249,3 +249,21 @@ def test_stacking_runs_once_for_all_members(tmp_path):
 
 def test_other_architectures_do_not_stack(learns):
     with pytest.raises(ValueError, match='member 1 has another architecture'): ensemble(learns, stack=True)
+
+class Dark(Callback):
+    "Changes what the model is given, in validation too"
+    def __init__(self, by): self.by = by
+    def before_batch(self): self.learn.xb = (self.xb[0]*self.by,)
+
+def test_callbacks_that_change_predictions_go_along(learns):
+    for o in learns: o.add_cb(Dark(.5))
+    ens = ensemble(learns).remove_cb(ProgressCallback)
+    assert torch.allclose(ens.get_preds()[0], torch.stack(members(learns)).mean(0), atol=1e-6)
+    assert torch.allclose(ens.get_preds()[0], ensemble_preds(learns)[0], atol=1e-6)
+    assert ens.cbs.filter(risinstance(Dark))[0] is not learns[0].cbs.filter(risinstance(Dark))[0] and learns[0].dark.learn is learns[0]
+
+def test_members_with_other_callbacks_are_refused(learns):
+    learns[0].add_cb(Dark(.5))
+    learns[1].add_cb(Dark(.25))
+    with pytest.raises(ValueError, match='member 1 predicts with other callbacks'): ensemble(learns[:2])
+    with pytest.raises(ValueError, match='member 1 predicts with other callbacks'): ensemble([learns[0], learns[2]])

@@ -1,6 +1,6 @@
 "The main job: what it leaves, how it goes on after an interruption, and what it says to wrong input"
 from fastai.vision.all import *
-import pytest, signal, subprocess
+import pickle, pytest, signal, subprocess
 
 from fastai_ext import fashion as mod
 from fastai_ext.data import *
@@ -92,7 +92,8 @@ def check_error(capsys, args, *texts):
 @pytest.mark.parametrize('args,texts', [
     (['--model', 'mini_resnet_fats'], ['mini_resnet_fats', 'mini_resnet_fast']), (['--model', 'xyzzyqq'], ['xyzzyqq']),
     (['--epochs', '0'], ['epochs=0']), (['--bs', '1'], ['bs=1']), (['--bs', '5000'], ['bs=5000', '4500']), (['--lr', '0'], ['lr=0']),
-    (['--lr', 'nan'], ['lr=nan']), (['--seeds', '1', '1'], ['seeds=[1, 1]']), (['--data', 'no/such'], ['no/such']), (['--data', __file__], [__file__]),
+    (['--lr', 'nan'], ['lr=nan']), (['--lr', 'inf'], ['lr=inf']), (['--seeds', '99999999999999'], ['99999999999999', 'range']),
+    (['--model', 'resnet18.nope'], ['resnet18.nope']), (['--seeds', '1', '1'], ['seeds=[1, 1]']), (['--data', 'no/such'], ['no/such']), (['--data', __file__], [__file__]),
     (['--resume'], ['to resume']), (['--epochs', 'x'], ['invalid int'])])
 def test_wrong_options(capsys, tmp_path, args, texts):
     check_error(capsys, ['fashion', '--out', str(tmp_path/'out'), *args], *texts)
@@ -134,6 +135,71 @@ def test_predict(capsys, run, tmp_path):
     assert first(got) == name and [got[o] for o in learn.dls.vocab] == pytest.approx(probs.tolist(), abs=1e-5)
     assert predict_images(out, names[2:], invert=True)[0] == pytest.approx(got, abs=1e-5)
 
+def test_training_that_diverges_is_an_error(capsys, tmp_path, folder):
+    out = tmp_path/'out'
+    check_error(capsys, ['fashion', '--out', str(out), '--data', folder, '--model', 'mini_convnet', '--epochs', '1', '--lr', '1e30', '--bs', '20'], 'lower learning rate')
+    assert not (out/'results.json').exists() and not (out/'learner.pkl').exists()
+
+@pytest.mark.parametrize('given,match', [(dict(epochs=1.5), 'epochs=1.5'), (dict(seeds=[1.5]), '1.5 is no whole'), (dict(model=None), 'model=None')])
+def test_settings_of_the_wrong_type(tmp_path, given, match):
+    with pytest.raises(TypeError, match=match): fashion_job(tmp_path/'out', **given)
+    assert not (tmp_path/'out').exists()
+
+def test_settings_as_python_has_them(run, folder):
+    out,res = run
+    assert fashion_job(out, resume=True, seeds=(1,2), data=Path(folder))['ensemble'] == res['ensemble']
+
+def test_other_data_than_the_run_was_begun_with(capsys, run):
+    out,_ = run
+    was = (out/'run.json').read_text()
+    (out/'run.json').write_text(was.replace('200 training', '300 training'))
+    check_error(capsys, ['fashion', '--out', str(out), '--resume'], 'begun with', '300 training', '200 training')
+    (out/'run.json').write_text('[]')
+    check_error(capsys, ['fashion', '--out', str(out), '--resume'], 'run.json', 'damaged')
+    (out/'run.json').write_text(was)
+
+def test_damaged_weights(capsys, run):
+    f = run[0]/'members'/'member_1-2.pth'
+    was = f.read_bytes()
+    f.write_bytes(was[:1000])
+    check_error(capsys, ['fashion', '--out', str(run[0]), '--resume'], 'member_1-2.pth', 'damaged', 'member_1.json')
+    f.write_bytes(was)
+
+def test_folder_with_other_files(capsys, tmp_path):
+    (tmp_path/'report.md').write_text('mine')
+    check_error(capsys, ['fashion', '--out', str(tmp_path)], 'no empty folder')
+    assert (tmp_path/'report.md').read_text() == 'mine'
+
+def test_interrupted_before_anything_is_there(capsys, tmp_path, monkeypatch):
+    def stop(*args): raise KeyboardInterrupt
+    monkeypatch.setattr(mod, 'fashion_mnist', stop)
+    with pytest.raises(SystemExit) as e: main(['fashion', '--out', str(tmp_path/'out')])
+    assert e.value.code == 130 and 'interrupted' in capsys.readouterr().err and not (tmp_path/'out').exists()
+
+def test_figures_of_others_stay_open(folder, tmp_path):
+    fig = plt.figure()
+    fashion_job(tmp_path/'out', data=folder, **{**quick, 'epochs': 1, 'seeds': [1]})
+    assert plt.get_fignums() == [fig.number]
+    plt.close(fig)
+
+def test_predict_transparent_and_deep_images(capsys, run, tmp_path):
+    d = fashion_mnist('embedded')
+    x = Image.fromarray(d.test_x[0])
+    clear = Image.new('LA', x.size, (255,0))
+    clear.paste(Image.merge('LA', [x, x.point(lambda o: 255 if o else 0)]))
+    clear.save(tmp_path/'clear.png')
+    x.save(tmp_path/'plain.png')
+    a,b = predict_images(run[0], [tmp_path/'clear.png', tmp_path/'plain.png'])
+    assert a == pytest.approx(b, abs=1e-6)
+    Image.fromarray(d.test_x[0].astype(np.uint16)*257).save(tmp_path/'deep.png')
+    check_error(capsys, ['predict', str(tmp_path/'deep.png'), '--learner', str(run[0])], 'deep.png', '8 bits')
+
+@pytest.mark.parametrize('content', [b'', b'junk', pickle.dumps({'a': 1})])
+def test_predict_with_what_is_no_learner(capsys, tmp_path, content):
+    (tmp_path/'x.pkl').write_bytes(content)
+    Image.fromarray(fashion_mnist('embedded').test_x[0]).save(tmp_path/'good.png')
+    check_error(capsys, ['predict', str(tmp_path/'good.png'), '--learner', str(tmp_path/'x.pkl')], 'x.pkl')
+
 def test_predict_errors(capsys, run, tmp_path):
     out,_ = run
     (tmp_path/'no.png').write_text('not an image')
@@ -154,7 +220,8 @@ def test_ctrl_c_leaves_what_is_finished_and_says_how_to_resume(tmp_path, folder)
     options = ['--data', folder, '--model', 'mini_convnet', '--bs', '20', '--epochs', '200', '--seeds', '1']
     p = subprocess.Popen([*cmd, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        while p.poll() is None and not list(out.glob('members/*.json')): time.sleep(0.2)
+        start = time.time()
+        while p.poll() is None and time.time()-start < 120 and not list(out.glob('members/*.json')): time.sleep(0.2)
         p.send_signal(signal.SIGINT)
         err = p.communicate(timeout=60)[1]
     finally: p.kill()

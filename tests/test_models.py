@@ -3,6 +3,7 @@ from fastai.vision.all import *
 import pytest, timm, torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from fastai_ext.data import fashion_mnist_dls
 from fastai_ext.models import *
 from fastai_ext.layers import *
 
@@ -57,6 +58,13 @@ def test_reset_classifier(name):
     assert m(x).ndim == 4
     with pytest.raises(ValueError, match="global_pool='max'"): m.reset_classifier(4, 'max')
     with pytest.raises(ValueError, match='num_classes=0'): m.reset_classifier(4, '')
+
+def test_reset_classifier_keeps_the_mode_and_the_initialisation():
+    m = timm.create_model('mini_convnet', num_classes=500).eval()
+    before = m.fc.conv.weight.std()
+    m.reset_classifier(500)
+    assert not any(o.training for o in m.modules())
+    assert m.fc.conv.weight.std().item() == pytest.approx(before.item(), rel=.05)
 
 def test_reset_classifier_keeps_dtype():
     m = timm.create_model('mini_resnet').double()
@@ -124,6 +132,11 @@ def test_learner_freezes_by_stem_stages_head(dls):
     assert [_trained(o) for o in (learn.model.stem, learn.model.stages, learn.model.fc)] == [{False}, {False}, {True}]
     learn.freeze_to(-2)
     assert [_trained(o) for o in (learn.model.stem, learn.model.stages)] == [{False}, {True}]
+
+def test_vision_learner_on_grey_images():
+    dls = fashion_mnist_dls('embedded')
+    learn = vision_learner(dls, 'mini_resnet_fast', pretrained=False, n_in=1)
+    assert learn.model.eval()(dls.one_batch()[0][:2].as_subclass(torch.Tensor)).shape == (2,10)
 
 def test_vision_learner_by_name(dls):
     learn = vision_learner(dls, 'mini_resnet_fast', pretrained=False, n_out=4, loss_func=CrossEntropyLossFlat())

@@ -52,6 +52,15 @@ def test_equals_the_hand_made_mean(learn, xs, views):
     raw = learn.tta_flip(views=views, avg='logits', act=noop)[0]
     assert torch.allclose(raw, hand_mean(learn.model, xs, views, noop), rtol=0, atol=1e-6)
 
+def test_a_learner_with_flip_tta_is_not_averaged_twice(learn):
+    want,plain = learn.tta_flip()[0],learn.validate()
+    learn.add_cb(FlipTTA())
+    cbs = list(learn.cbs)
+    assert torch.equal(learn.tta_flip()[0], want)
+    assert learn.tta_report().table['loss'][0] == pytest.approx(plain[0])
+    assert list(learn.cbs) == cbs
+    with pytest.raises(ValueError, match='FlipTTA already'): learn.validate(cbs=FlipTTA('v'))
+
 def test_metrics_and_loss_are_those_of_the_average(learn, xs):
     preds,targs = learn.tta_flip()
     loss,acc,f1 = learn.validate(cbs=FlipTTA())
