@@ -42,8 +42,8 @@ class MiniNet(nn.Module):
         self.num_features = self.head_hidden_size = nfs[-1]
         self.drop = nn.Dropout(drop_rate)
         self.init = partial(init_kaiming, leak=getattr(act_cls(), 'leak', 0.))
-        for m in (self.stem, self.stages): m.apply(self.init)
         self.reset_classifier(num_classes, global_pool)
+        for m in (self.stem, self.stages): m.apply(self.init)
 
     def reset_classifier(self,
         num_classes:int, # Outputs of the new, untrained classifier; 0 leaves the pooled features
