@@ -196,6 +196,7 @@ def _gather(self:Record):
             old[nm] = np.concatenate([old[nm], new]) if nm in old else new
             vs.clear()
 
+# %% ../nbs/06_callbacks.ipynb #c73a5d4b
 @patch
 def __getitem__(self:Record, name:str):
     "The values of `name` for the training batches"
@@ -220,7 +221,12 @@ def to_df(self:Record):
     df = pd.concat([o for o in dfs if len(o)], ignore_index=True).astype(dict(epoch=int, iter=int))
     return df[['split', *df.columns.drop('split')]]
 
-# %% ../nbs/06_callbacks.ipynb #c73a5d4b
+# %% ../nbs/06_callbacks.ipynb #00a681d9
+def _epoch_means(d, nm, i):
+    "Where the epochs of `d` stand, and the means there of value `i` of `nm`"
+    vals,epochs = d[nm].reshape(len(d[nm]), -1)[:,i],np.unique(d['epoch'])
+    return [d['iter'][d['epoch']==e][0] for e in epochs],[vals[d['epoch']==e].mean() for e in epochs]
+
 @patch
 def plot(self:Record,
     *names:str, # Quantities to plot; none: all
@@ -235,15 +241,12 @@ def plot(self:Record,
     _,axs = plt.subplots(nrows, ncols, figsize=figsize or (5*ncols,3*nrows), squeeze=False, layout='constrained')
     for ax in axs.flat[len(names):]: ax.remove()
     for nm,ax in zip(names, axs.flat):
-        v = train[nm].reshape(len(train[nm]), -1)
-        labels = [f'group {i}' if nm in _ready else str(i) for i in range(v.shape[1])] if v.shape[1] > 1 else ['train']
-        for o,label in zip(v.T, labels): ax.plot(train['iter'], o, label=label)
-        if nm in valid:
-            epochs = np.unique(valid['epoch'])
-            means = [valid[nm][valid['epoch']==e].reshape(-1, v.shape[1]).mean(0) for e in epochs]
-            at = [valid['iter'][valid['epoch']==e][0] for e in epochs]
-            for i,o in enumerate(np.array(means).T): ax.plot(at, o, 'o', color=f'C{i}' if v.shape[1]>1 else 'C1', label=f'valid, {labels[i]}' if v.shape[1]>1 else 'valid')
-        if len(labels)>1 or nm in valid: ax.legend()
+        vals = train[nm].reshape(len(train[nm]), -1)
+        groups = [f'group {i} ' if nm in _ready else f'{i} ' for i in range(vals.shape[1])] if vals.shape[1] > 1 else ['']
+        for i,(o,g) in enumerate(zip(vals.T, groups)):
+            ax.plot(train['iter'], o, label=f'{g}train' if nm in valid else g, color=f'C{i}', lw=1)
+            if nm in valid: ax.plot(*_epoch_means(valid, nm, i), 'o-', label=f'{g}valid', color=f'C{i}' if g else 'C1')
+        if len(groups)>1 or nm in valid: ax.legend(fontsize='small')
         ax.set(title=nm, xlabel='batch')
     return axs.flatten()[:len(names)]
 

@@ -1,7 +1,6 @@
 "Torch schedulers on fastai optimizers, beside plain torch loops; what they leave, and how they go on"
 import inspect, pytest, warnings
 from fastai.callback.fp16 import *
-from fastai.test_utils import RegModel, synth_learner
 from fastai.vision.all import *
 from fastai_ext.schedule import *
 from torch.optim import lr_scheduler as S
@@ -278,7 +277,9 @@ def test_accumulation_counts_a_short_last_batch():
 
 class CpuScaler(MixedPrecision):
     "Mixed precision with a working loss scaler on the CPU; the gradients of the batches `at` overflow"
-    def __init__(self, at): super().__init__(); self.at = at
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
     def before_fit(self): self.autocast,self.learn.scaler,self.scales = torch.autocast('cpu', enabled=False),torch.amp.GradScaler('cpu'),L()
     def after_backward(self):
         if self.train_iter in self.at: first(self.model.parameters()).grad.fill_(float('inf'))
@@ -420,8 +421,9 @@ def test_resumed_after_a_cancelled_fit(tmp_path):
         order = 80
         def after_epoch(self):
             if self.epoch==1: raise CancelFitException
-    for cls,make,cb in ((BatchScheduler,partial(S.ExponentialLR, gamma=.9),CpuScaler([1,7])),
-            (EpochScheduler,partial(S.ReduceLROnPlateau, patience=0, threshold=.2),Callback())):
+    cases = [(BatchScheduler, partial(S.ExponentialLR, gamma=.9), CpuScaler([1,7])),
+        (EpochScheduler, partial(S.ReduceLROnPlateau, patience=0, threshold=.2), Callback())]
+    for cls,make,cb in cases:
         net = Net()
         whole = quiet(learner(net=deepcopy(net)), 4, cls(make), cb, lr=.1)
         learn = quiet(learner(net=deepcopy(net), path=tmp_path), 4, cls(make), cb, Stop(), lr=.1)
@@ -509,8 +511,9 @@ def test_refused_before_the_first_batch(cb, exc, words):
     close(rates(learn, 1, BatchScheduler(partial(S.ExponentialLR, gamma=.5)), lr=.1).lrs()[:,0], [.1*.5**i for i in range(6)])
 
 def test_enough_steps_are_accepted():
-    for make in (partial(S.OneCycleLR, max_lr=.1, total_steps=18), lambda o: S.SequentialLR(o, [S.ConstantLR(o), S.OneCycleLR(o, .1, total_steps=10)], [8]),
-            lambda o: S.SequentialLR(o, [S.OneCycleLR(o, .1, total_steps=20), S.OneCycleLR(o, .1, total_steps=2)], [20])):
+    def late(o): return S.SequentialLR(o, [S.ConstantLR(o), S.OneCycleLR(o, .1, total_steps=10)], [8])
+    def never(o): return S.SequentialLR(o, [S.OneCycleLR(o, .1, total_steps=20), S.OneCycleLR(o, .1, total_steps=2)], [20])
+    for make in (partial(S.OneCycleLR, max_lr=.1, total_steps=18), late, never):
         assert len(rates(learner(), 3, BatchScheduler(make)).got) == 18
 
 def test_refused_beside_fastais_own():
