@@ -318,7 +318,7 @@ class LayerStats(ActivationStats):
     def before_train(self):
         "Forget the fit before; no validation or prediction gets here"
         if self.started: return
-        self.modules = _layers(self.model) if self.given is None else self.given
+        vars(self)['modules'] = _layers(self.model) if self.given is None else self.given # fastai warns of an attribute that the model has too
         super().before_fit()
         names = {m:nm for nm,m in self.model.named_modules()}
         self.labels = [' '.join(filter(None, (names.get(m), type(m).__name__))) for m in self.modules]
@@ -402,7 +402,7 @@ def plot_hists(self:LayerStats,
     _,axs = plt.subplots(nrows, ncols, figsize=figsize or (2.8*ncols,1.8*nrows), squeeze=False, layout='constrained')
     for ax in axs.flat[n:]: ax.remove()
     for i,(ax,label) in enumerate(zip(axs.flat, self.labels)):
-        ax.imshow(self.hist(i), origin='lower', aspect='auto', extent=(self.iters[0],self.iters[-1]+self.every,lo,hi))
+        ax.imshow(to_np(self.hist(i)), origin='lower', aspect='auto', extent=(self.iters[0],self.iters[-1]+self.every,lo,hi))
         ax.set_title(label, fontsize='small')
         ax.tick_params(labelsize='x-small')
     return axs.flatten()[:n]

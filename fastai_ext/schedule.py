@@ -378,7 +378,7 @@ def _label(sched):
     "A short name for `sched`"
     if isinstance(sched, partial): return f"{_base(sched)[0].__name__}({', '.join(f'{k}={v}' for k,v in sched.keywords.items())})"
     if isinstance(getattr(sched, 'f', None), Callable): return f'{sched.f.__name__}({sched.start}, {sched.end})'
-    return getattr(sched, '__name__', type(sched).__name__)
+    return getattr(sched, '__qualname__', type(sched).__name__).split('.<locals>._inner')[0]
 
 def plot_sched(
     scheds:Callable|Sequence|Mapping, # A schedule as `sched_lrs` takes it, a list of them, or a dict with their names

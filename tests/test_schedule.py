@@ -546,3 +546,103 @@ def test_no_warnings():
         quiet(learner(), 2, CpuScaler([0]), BatchScheduler(partial(S.ExponentialLR, gamma=.9)))
     own = [str(o.message) for o in ws if 'step' in str(o.message) or 'shadow' in str(o.message)]
     assert [o for o in own if 'epoch parameter' not in o] == []
+
+# sched_lrs and plot_sched
+
+@pytest.mark.parametrize('name', [o.__name__ for o in classes()])
+def test_sched_lrs_equals_torch(name):
+    for groups in (1,3):
+        lrs = lrs3 if groups==3 else [1e-2]
+        metrics = [3.,3.,1.,1.,1.,2.] if name=='ReduceLROnPlateau' else None
+        got = sched_lrs(makers(6, groups)[name], 6, lr=lrs if groups==3 else lrs[0], metrics=metrics)
+        close(got.reshape(6, -1), loop('Adam', groups, makers(6, groups)[name], lrs, n=6, per_batch=False, metrics=metrics)[0][::n_batches])
+        assert got.shape == ((6,3) if groups==3 else (6,))
+
+def test_sched_lrs_fills_in_and_knows_momentum():
+    make = partial(S.OneCycleLR, max_lr=.1)
+    r = rates(learner(), 3, BatchScheduler(make))
+    close(sched_lrs(make, n_steps), r.lrs()[:,0])
+    close(sched_lrs(make, n_steps, key='mom'), r.moms()[:,0])
+
+@pytest.mark.parametrize('f', [SchedCos(.1,.01), combined_cos(.25, .1, 1., .01), SchedPoly(1., 0., 2), SchedExp(.1,.01), lambda pos: 1-pos,
+    SchedCos(np.array([.1,.2]), 0)])
+def test_sched_lrs_of_fastai(f):
+    "As ParamScheduler applies them"
+    learn,got = learner(3 if isinstance(f(0.), np.ndarray) else 1),[]
+    want = np.array([f(i/n_steps) for i in range(n_steps)])
+    np.testing.assert_allclose(sched_lrs(f, n_steps), want, rtol=1e-12)
+    if want.ndim == 1:
+        quiet(learn, 3, ParamScheduler(dict(lr=f)))
+        np.testing.assert_allclose(learn.recorder.lrs, want, rtol=1e-6)
+
+@pytest.mark.parametrize('f,exc,words', [(lambda: sched_lrs(S.OneCycleLR, 5), TypeError, 'needs max_lr'),
+    (lambda: sched_lrs(partial(S.OneCycleLR, max_lr=1, total_steps=4), 5), ValueError, 'total_steps=4.*5'),
+    (lambda: sched_lrs(S.ConstantLR, 0), ValueError, 'steps is a number.*0'), (lambda: sched_lrs(S.ConstantLR, 5, key='wd'), ValueError, "'lr' or 'mom'.*'wd'"),
+    (lambda: sched_lrs(S.ConstantLR, 5, metrics=[1]*5), ValueError, 'no metric'), (lambda: sched_lrs(S.ReduceLROnPlateau, 5), ValueError, 'needs metrics'),
+    (lambda: sched_lrs('cos', 5), TypeError, "can't be called")])
+def test_sched_lrs_refuses(f, exc, words):
+    with pytest.raises(exc, match=words): f()
+
+def test_plot_sched():
+    "A line each, named; the axes come back"
+    make = partial(S.StepLR, step_size=2)
+    ax = plot_sched([make, SchedCos(.1,0), SchedPoly(1,0,2), S.CosineAnnealingLR], 8)
+    assert [o.get_text() for o in ax.get_legend().get_texts()] == ['StepLR(step_size=2)','sched_cos(0.1, 0)','SchedPoly','CosineAnnealingLR']
+    close(ax.lines[0].get_ydata(), sched_lrs(make, 8))
+    same = plot_sched(dict(a=make, b=S.ReduceLROnPlateau), 8, lr=[.1,.2], metrics=[1]*8, ax=plt.subplots()[1])
+    assert [o.get_label() for o in same.lines] == ['a, group 0','a, group 1','b, group 0','b, group 1']
+    assert len(plot_sched(make, 8).lines) == 1
+    plt.close('all')
+
+# GradAnneal
+
+class Scale(Callback):
+    "Gradients whose squares are, in each epoch, as asked for"
+    order = 5
+    def __init__(self, sqrs): self.sqrs = sqrs
+    def before_step(self):
+        for p in self.model.parameters(): p.grad.fill_(self.sqrs[self.epoch]**.5)
+
+@pytest.mark.parametrize('groups', [1,3])
+def test_grad_anneal(groups):
+    "The rule by hand: the lowest epoch mean has halved since the last change, then a quarter of the rate, not below the floor"
+    sqrs = [8.,5.,3.9,9.,2.5,1.9,.5,.1,.01]
+    want = [1,1,1,1/4,1/4,1/4,1/16,1/64,.01]
+    lrs = np.array(lrs3) if groups==3 else np.array([.1])
+    cb,learn = GradAnneal(floor=.01),learner(groups)
+    r = rates(learn, len(sqrs), Scale(sqrs), cb, lr=lrs if groups==3 else .1)
+    np.testing.assert_allclose(cb.sqr_grads, sqrs, rtol=1e-5)
+    np.testing.assert_allclose(r.lrs(), np.repeat(want, n_batches)[:,None]*lrs, rtol=1e-6)
+    np.testing.assert_allclose(learn.recorder.hps['lr'], r.lrs()[:,-1])
+    assert [h['lr'] for h in learn.opt.hypers] == lrs.tolist()
+
+def test_grad_anneal_factor_and_ratio():
+    r = rates(learner(), 4, Scale([8.,5.,1.,1.]), GradAnneal(factor=10, ratio=.7), lr=.1)
+    np.testing.assert_allclose(r.lrs()[::n_batches,0], [.1,.1,.01,.001], rtol=1e-6)
+
+def test_grad_anneal_measures_all_elements():
+    "The mean over elements and batches, beside a plain loop; the last batch's can be recorded"
+    want,cb,seen = [],GradAnneal(),[]
+    def hand(self): want.append(torch.cat([p.grad.flatten() for p in self.model.parameters()]).square().mean().item())
+    def keep(self): seen.append(float(self.grad_anneal.sqr_grad))
+    quiet(learner(), 1, Callback(before_step=hand), cb, Callback(after_step=keep))
+    np.testing.assert_allclose(cb.sqr_grads, [np.mean(want)], rtol=1e-5)
+    np.testing.assert_allclose(seen, want, rtol=1e-5)
+
+def test_grad_anneal_with_fp16_accumulation_and_resumed(tmp_path):
+    "Unscaled gradients of the steps that are made; a resumed fit goes on where it was"
+    a,b = GradAnneal(),GradAnneal()
+    net = Net()
+    quiet(learner(net=deepcopy(net)), 1, a)
+    quiet(learner(net=deepcopy(net)), 1, CpuScaler([]), b)
+    np.testing.assert_allclose(a.sqr_grads, b.sqr_grads, rtol=1e-5)
+    quiet(learner(), 1, GradientAccumulation(16), c := GradAnneal())
+    assert c.n_steps == 3
+    sqrs = [8.,5.,4.,2.5,1.9,.5,.1]
+    whole = rates(learner(path=tmp_path), 7, Scale(sqrs), GradAnneal(), SaveModelCallback(every_epoch=True, with_opt=True))
+    new = learner(path=tmp_path).load('model_4')
+    close(rates(new, 7, Scale(sqrs), GradAnneal(), start_epoch=5).lrs(), whole.lrs()[5*n_batches:])
+
+def test_grad_anneal_refuses():
+    for kw,words in ((dict(factor=1), 'factor is more than 1'), (dict(ratio=1), 'ratio is between 0 and 1'), (dict(floor=2), 'floor is a share')):
+        with pytest.raises(ValueError, match=words): GradAnneal(**kw)
