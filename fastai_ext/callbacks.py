@@ -233,7 +233,7 @@ def plot(self:Record,
     ncols:int=2, # Greatest number of pictures in a row
     figsize:tuple=None # Size of the figure in inches; None: 5 by 3 for each picture
 ): # An array of axes, one a quantity
-    "Draw each quantity over the training batches, validation as the mean of each epoch"
+    "Draw each quantity over the training batches, and the mean of each validation; 'lr' and 'mom' do not change there"
     train,valid = self._values('train'),self._values('valid')
     names = names or tuple(self.fs)
     ncols = min(ncols, len(names))
@@ -243,10 +243,11 @@ def plot(self:Record,
     for nm,ax in zip(names, axs.flat):
         vals = train[nm].reshape(len(train[nm]), -1)
         groups = [f'group {i} ' if nm in _ready else f'{i} ' for i in range(vals.shape[1])] if vals.shape[1] > 1 else ['']
+        both = nm in valid and nm not in _ready
         for i,(o,g) in enumerate(zip(vals.T, groups)):
-            ax.plot(train['iter'], o, label=f'{g}train' if nm in valid else g, color=f'C{i}', lw=1)
-            if nm in valid: ax.plot(*_epoch_means(valid, nm, i), 'o-', label=f'{g}valid', color=f'C{i}' if g else 'C1')
-        if len(groups)>1 or nm in valid: ax.legend(fontsize='small')
+            ax.plot(train['iter'], o, label=f'{g}train' if both else g, color=f'C{i}', lw=1)
+            if both: ax.plot(*_epoch_means(valid, nm, i), 'o-', label=f'{g}valid', color=f'C{i}' if g else 'C1')
+        if len(groups)>1 or both: ax.legend(fontsize='small')
         ax.set(title=nm, xlabel='batch')
     return axs.flatten()[:len(names)]
 
