@@ -245,7 +245,7 @@ def plot(self:Record,
         groups = [f'group {i} ' if nm in _ready else f'{i} ' for i in range(vals.shape[1])] if vals.shape[1] > 1 else ['']
         both = nm in valid and nm not in _ready
         for i,(o,g) in enumerate(zip(vals.T, groups)):
-            ax.plot(train['iter'], o, label=f'{g}train' if both else g, color=f'C{i}', lw=1)
+            ax.plot(train['iter'], o, label=f'{g}train' if both else g.strip(), color=f'C{i}', lw=1)
             if both: ax.plot(*_epoch_means(valid, nm, i), 'o-', label=f'{g}valid', color=f'C{i}' if g else 'C1')
         if len(groups)>1 or both: ax.legend(fontsize='small')
         ax.set(title=nm, xlabel='batch')

@@ -100,6 +100,8 @@ def _check_sched(f):
     if _is_scheduler(f): raise TypeError(f"sched is a {type(f).__name__} that belongs to another optimizer: {_remedy}")
     if not callable(f): raise TypeError(f"sched can't be called, got {f!r}: {_remedy}")
     cls,given = _base(f)
+    if inspect.isclass(cls) and issubclass(cls, Callback):
+        raise TypeError(f"{cls.__name__} is a callback of fastai's, not a torch scheduler: torch's are in torch.optim.lr_scheduler")
     if not (inspect.isclass(cls) and issubclass(cls, lr_scheduler.LRScheduler)): return
     ps = list(_params(cls).values())
     if issubclass(cls, lr_scheduler.ChainedScheduler):
@@ -121,7 +123,9 @@ def _build(f, opt, steps, epochs, mode=None):
     "The scheduler that `f` makes for `opt`"
     sliced = {k:_spread(v, len(opt.param_groups)) for k,v in getattr(f, 'keywords', {}).items() if isinstance(v, slice)}
     res = f(opt, **{**_fill(f, steps, epochs, mode), **sliced})
-    if not (_is_scheduler(res) or hasattr(res, 'step')): raise TypeError(f"sched returned {res!r}, not a scheduler: {_remedy}")
+    if not callable(getattr(res, 'step', None)): raise TypeError(f"sched returned {res!r}, not a scheduler: {_remedy}")
+    need = [p.name for p in _params(res.step).values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and p.name != 'metrics']
+    if need: raise TypeError(f"{type(res).__name__} is no torch scheduler: its step asks for {', '.join(need)}. {_remedy[0].upper()+_remedy[1:]}")
     if getattr(res, 'optimizer', opt) is not opt:
         raise ValueError(f"sched made a {type(res).__name__} for another optimizer than the one that it was given: {_remedy}")
     return res
@@ -435,6 +439,7 @@ class GradAnneal(EpochScheduler):
 
     def before_step(self):
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if not grads: return
         norms = torch._foreach_norm(grads, 2, dtype=torch.float32)
         self.sqr_grad = torch.stack([o.to(norms[0].device) for o in norms]).square().sum()/sum(g.numel() for g in grads)
         self.total,self.n_steps = self.total+self.sqr_grad,self.n_steps+1

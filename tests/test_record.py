@@ -100,7 +100,7 @@ def test_plot():
     df = rec.to_df()
     np.testing.assert_allclose(valid.get_ydata(), df[df.split=='valid'].groupby('epoch').loss.mean(), rtol=1e-6)
     assert valid.get_xdata().tolist() == [5,11]
-    assert [o.get_label() for o in axs[0].lines] == ['group 0 ','group 1 ']
+    assert [o.get_label() for o in axs[0].lines] == ['group 0','group 1']
     axs = rec.plot('loss')
     assert len(axs) == 1 and axs[0].get_title() == 'loss'
     plt.close('all')

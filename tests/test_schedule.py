@@ -305,6 +305,18 @@ def test_cancelled_batches_and_epochs():
     r = rates(learner(), 3, Cut(), EpochScheduler(partial(S.ExponentialLR, gamma=.9)), lr=.1)
     close(r.lrs()[:,0], [.1*.9**(i//2) for i in range(6)])
 
+def test_predictions_within_a_fit():
+    "A callback that predicts after each epoch does not disturb the schedule"
+    class Predict(Callback):
+        order = 75
+        def after_epoch(self): self.learn.get_preds()
+    for cls in (BatchScheduler, EpochScheduler):
+        r = rates(learner(), 4, cls(partial(S.OneCycleLR, max_lr=.1)))
+        learn,got = learner(),[]
+        quiet(learn, 4, cls(partial(S.OneCycleLR, max_lr=.1)), Predict(), Callback(before_step=lambda self: got.append(self.opt.hypers[0]['lr'])))
+        close(got, r.lrs()[:,0])
+        assert learn.opt.hypers[0]['lr'] == 1e-3 and learn.opt.hypers[0]['mom'] == .9
+
 # What is left behind
 
 def all_hypers(learn): return [dict(h) for h in learn.opt.hypers]
@@ -482,10 +494,15 @@ def test_metric_with_cancelled_phases():
 @pytest.mark.parametrize('bad,words', [(S.OneCycleLR, 'OneCycleLR needs max_lr.*partial'), (S.StepLR, 'StepLR needs step_size.*partial'),
     (partial(S.MultiStepLR, gamma=.1), 'needs milestones'), (partial(S.ExponentialLR, .9), 'first argument.*name the others'),
     (S.ChainedScheduler, 'takes schedulers first.*lambda'), (S.SequentialLR, 'needs schedulers, milestones'), ('cosine', "can't be called, got 'cosine'"),
+    (partial(ReduceLROnPlateau, patience=2), "callback of fastai's.*torch.optim.lr_scheduler"),
     (S.ConstantLR(torch.optim.SGD([nn.Parameter(torch.ones(1))])), 'ConstantLR that belongs to another optimizer')])
 @pytest.mark.parametrize('cls', [BatchScheduler,EpochScheduler])
 def test_refused_when_made(cls, bad, words):
     with pytest.raises(TypeError, match=words): cls(bad)
+
+class Timmish:
+    def __init__(self, optimizer): self.optimizer = optimizer
+    def step(self, epoch, metric=None): pass
 
 def other(opt): return S.ConstantLR(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=.1))
 
@@ -499,7 +516,7 @@ def other(opt): return S.ConstantLR(torch.optim.SGD([nn.Parameter(torch.ones(1))
     (EpochScheduler(S.ReduceLROnPlateau, monitor='accuracy'), ValueError, "monitor='accuracy'.*train_loss, valid_loss, mae"),
     (EpochScheduler(partial(S.StepLR, step_size=1), monitor='mae'), ValueError, "StepLR looks at no metric.*'mae'"),
     (BatchScheduler(S.ReduceLROnPlateau), ValueError, 'after an epoch.*EpochScheduler.*monitor'),
-    (BatchScheduler(lambda o: None), TypeError, 'returned None'), (BatchScheduler(other), ValueError, 'another optimizer'),
+    (BatchScheduler(lambda o: None), TypeError, 'returned None'), (BatchScheduler(Timmish), TypeError, 'Timmish is no torch.*asks for epoch'), (BatchScheduler(other), ValueError, 'another optimizer'),
     (BatchScheduler(partial(S.LambdaLR, lr_lambda=[tenth]*2)), ValueError, '1 lr_lambdas')])
 def test_refused_before_the_first_batch(cb, exc, words):
     "No batch is trained and the hyper-parameters stay"
