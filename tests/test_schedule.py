@@ -308,8 +308,12 @@ def test_cancelled_batches_and_epochs():
 def test_predictions_within_a_fit():
     "A callback that predicts after each epoch does not disturb the schedule"
     class Predict(Callback):
-        order = 75
-        def after_epoch(self): self.learn.get_preds()
+        order,busy = 75,False
+        def after_epoch(self):
+            if self.busy: return
+            self.busy = True
+            self.learn.get_preds()
+            self.busy = False
     for cls in (BatchScheduler, EpochScheduler):
         r = rates(learner(), 4, cls(partial(S.OneCycleLR, max_lr=.1)))
         learn,got = learner(),[]
