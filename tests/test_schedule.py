@@ -401,7 +401,7 @@ def test_export_and_pickle(tmp_path):
 
 # Going on
 
-@pytest.mark.parametrize('opt', opts)
+@pytest.mark.parametrize('opt', ['Adam', *[pytest.param(o, marks=pytest.mark.slow) for o in ('SGD','AdamW')]])
 @pytest.mark.parametrize('name', [o.__name__ for o in classes()])
 def test_resumed_from_checkpoint(name, opt, tmp_path):
     "A new learner that loads a checkpoint of epoch 2 makes the rates of the fit that wasn't interrupted"
