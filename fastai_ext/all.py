@@ -7,5 +7,6 @@ from .models import *
 from .summary import *
 from .augment import *
 from .callbacks import *
+from .schedule import *
 from .tta import *
 from .ensemble import *
