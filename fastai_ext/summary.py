@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from fastai.callback.hook import Hook, Hooks
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_map
-from .core import kept_rng, undisturbed, _snapshot
+from .core import kept_rng, undisturbed
 
 # %% ../nbs/04_summary.ipynb #92f6be55
 def _n_rows(x): return x.numel()//x.shape[-1]
@@ -85,48 +85,113 @@ def _tensors(o):
 
 # %% ../nbs/04_summary.ipynb #e596d0b2
 class _Watcher:
-    "Rows for the modules of `model`, filled while it runs"
-    def __init__(self, model):
-        self.rows = {id(m): ModuleRow(n, type(m).__name__, n.count('.')+1 if n else 0) for n,m in model.named_modules()}
-        self.order,self.stack,self.unknown,self.macs = [],[],{},0
-        self.leaves = {id(m) for m in model.modules() if not list(m.children())}
+    "Rows for the modules `mods`, by name, filled while the model runs"
+    def __init__(self, mods):
+        self.rows = {id(m): ModuleRow(n, type(m).__name__, n.count('.')+1 if n else 0) for n,m in mods.items()}
+        self.leaves = {id(m) for m in mods.values() if not m._modules}
+        self.order,self.stack,self.running,self.unknown,self.macs = [],[],[],{},0
 
     def before(self, m, inp):
-        self.stack.append((m, _shape(list(inp))))
+        self.stack.append((m, shape := _shape(inp)))
         r = self.rows.get(id(m))
         if r is None: return
+        self.running.append(r)
         r.calls += 1
-        if r.calls == 1:
-            self.order.append(id(m))
-            r.in_shape = self.stack[-1][1]
+        if r.calls > 1: return
+        self.order.append(id(m))
+        r.in_shape = shape
 
     def after(self, m, args, kwargs, out):
         while self.stack.pop()[0] is not m: pass
         r = self.rows.get(id(m))
         if r is None: return
-        if r.out_shape is None: r.in_shape,r.out_shape = _shape([*args, *kwargs.values()]),_shape(out)
+        while self.running.pop() is not r: pass
+        if r.out_shape is None:
+            if kwargs: r.in_shape = _shape([*args, *kwargs.values()])
+            r.out_shape = _shape(out)
         if id(m) in self.leaves: r.out_bytes += sum(t.numel()*t.element_size() for t in _tensors(out))
 
-    def op(self, func, args, kwargs, out):
-        n = _op_macs(func, args, kwargs, out)
+    def op(self, func, n):
+        "Credit `n` MACs of operator `func` to the modules that are running; None: it has no formula"
         if n is None: self.unknown[str(func)] = self.unknown.get(str(func), 0) + 1
         if not n: return
         self.macs += n
-        running = [self.rows[id(m)] for m,_ in self.stack if id(m) in self.rows]
-        for r in {r.name: r for r in running}.values(): r.macs += n
-        if running: running[-1].own_macs += n
+        for r in {id(r): r for r in self.running}.values(): r.macs += n
+        if self.running: self.running[-1].own_macs += n
+
+# %% ../nbs/04_summary.ipynb #734f69e6
+_plain_types = {type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format}
+
+def _sig(o):
+    "What a result's shape may depend on; TypeError if that isn't known"
+    t = type(o)
+    if t is Tensor or t is nn.Parameter:
+        if not o.is_meta or o.layout is not torch.strided or o.dtype.is_complex or o.is_neg(): raise TypeError
+        return o.shape,o.stride(),o.dtype
+    if t in _plain_types: return t,o
+    if t is list or t is tuple: return tuple(map(_sig, o))
+    raise TypeError
+
+def _kind(func):
+    "'new' if the results of `func` are new tensors, 'inplace' if it returns its first argument, else None"
+    schema = func._schema
+    aliases = [o.alias_info for o in schema.returns]
+    if func.namespace != 'aten': return None
+    if not any(aliases): return None if schema.is_mutable else 'new'
+    first = schema.arguments[0].alias_info
+    same = len(aliases) == 1 and first and first.is_write and aliases[0].is_write
+    return 'inplace' if same and func._schema.name.endswith('_') else None
+
+# %% ../nbs/04_summary.ipynb #6ee578fd
+class _OpCache:
+    "Shapes of results and MACs of operators on the meta device, at most `size` of them"
+    def __init__(self, size=10_000): self.size,self.kinds,self.known = size,{},{}
+
+    def _run(self, func, args, kwargs):
+        out = func(*args, **kwargs)
+        return out,_op_macs(func, args, kwargs, out)
+
+    def __call__(self, func, args, kwargs):
+        "Results and MACs of `func`"
+        if func not in self.kinds: self.kinds[func] = _kind(func)
+        kind = self.kinds[func]
+        if not kind: return self._run(func, args, kwargs)
+        try: key = func,torch.get_default_dtype(),*map(_sig, args),*((k, _sig(v)) for k,v in kwargs.items())
+        except TypeError: return self._run(func, args, kwargs)
+        if key in self.known:
+            make,n = self.known[key]
+            return args[0] if kind == 'inplace' else make(), n
+        out,n = self._run(func, args, kwargs)
+        if kind == 'inplace' and (out is not args[0] or _sig(out) != key[2]): return out,n
+        try: make = _maker(out)
+        except TypeError: return out,n
+        if len(self.known) >= self.size: self.known.clear()
+        self.known[key] = make,n
+        return out,n
+
+def _maker(out):
+    "A function that makes results such as `out`"
+    if isinstance(out, Tensor):
+        shape,stride,dtype = _sig(out)
+        return lambda: torch.empty_strided(shape, stride, dtype=dtype, device='meta')
+    if isinstance(out, (list,tuple)):
+        makers,t = [_maker(o) for o in out],type(out)
+        return lambda: t(f() for f in makers)
+    _sig(out)
+    return lambda: out
+
+_op_cache = _OpCache()
 
 # %% ../nbs/04_summary.ipynb #58e8b9e5
 @contextmanager
-def _watched(model, watcher):
+def _watched(watcher):
     "Call `watcher` for each module and operator that runs in the block"
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
     class _Count(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            kwargs = kwargs or {}
-            out = func(*args, **kwargs)
-            watcher.op(func, args, kwargs, out)
+            out,n = _op_cache(func, args, kwargs or {})
+            watcher.op(func, n)
             return out
     fastpath = torch.backends.mha.get_fastpath_enabled()
     hooks = [register_module_forward_pre_hook(watcher.before), register_module_forward_hook(watcher.after, with_kwargs=True)]
@@ -138,38 +203,67 @@ def _watched(model, watcher):
         for h in hooks: h.remove()
 
 # %% ../nbs/04_summary.ipynb #ac799f4e
+def _inner(o): return list(o.values()) if isinstance(o, dict) else list(o) if isinstance(o, (list,tuple,set)) or isinstance(o, L) else []
+
+def _refill(o, old):
+    o.clear()
+    (o.extend if isinstance(o, (list,L)) else o.update)(old)
+
+def _kept_attrs(o, tensors):
+    "A function that gives `o` its present attributes again, and what is in its lists, dicts and sets; adds the tensors to `tensors`"
+    attrs,keep,todo = dict(vars(o)),[],list(vars(o).values())
+    while todo:
+        v = todo.pop()
+        if isinstance(v, Tensor): tensors.append(v)
+        elif isinstance(v, (list,dict,set,tuple,L)):
+            if not isinstance(v, tuple): keep.append((v, (dict if isinstance(v, dict) else list)(v) if v else ()))
+            if v: todo += _inner(v)
+    def _restore():
+        now = vars(o)
+        for k in now.keys() - attrs.keys(): object.__delattr__(o, k)
+        now.update(attrs)
+        for v,old in keep:
+            if v or old: _refill(v, old)
+    return _restore
+
+# %% ../nbs/04_summary.ipynb #d0b74a1c
 @contextmanager
-def _kept_model(model, values):
-    "Put every module's attributes back, and if `values` the buffers' values as well"
-    hooks = [h for m in model.modules() for v in vars(m).values() for h in (v if isinstance(v, Hooks) else [v]) if isinstance(h, Hook)]
-    restores = [_snapshot(o) for o in [*model.modules(), *hooks]]
-    buffers = [(b, b.detach().clone()) for b in model.buffers()] if values else []
+def _kept_modules(mods, values):
+    "Put every module's attributes back, and if `values` the values of the tensors that modules hold as well"
+    tensors = []
+    hooks = [h for m in mods for v in vars(m).values() for h in (v if isinstance(v, Hooks) else [v]) if isinstance(h, Hook)]
+    restores = [_kept_attrs(o, tensors) for o in [*mods, *hooks]]
+    olds = [(t, t.detach().clone(), t.requires_grad) for t in {id(t): t for t in tensors}.values()] if values else []
     try:
         with kept_rng(): yield
     finally:
         for restore in restores: restore()
         with torch.no_grad():
-            for b,old in buffers:
-                if not torch.equal(b, old): b.copy_(old)
+            for t,old,grad in olds:
+                if t.shape != old.shape or not torch.equal(t, old): t.set_(old) if t.shape != old.shape else t.copy_(old)
+                if t.requires_grad != grad: t.requires_grad_(grad)
 
-def _swap_tensors(model, f):
-    "Replace parameters and buffers of `model` by what `f` makes of them, the shared ones by shared ones"
+# %% ../nbs/04_summary.ipynb #71005452
+def _swap_tensors(mods, f):
+    "Replace parameters and buffers of `mods` by what `f` makes of them, the shared ones by shared ones"
     done = {}
     def _new(t):
         if id(t) not in done:
-            new = f(t.detach().as_subclass(Tensor))
+            new = f(t.detach() if type(t) in (Tensor, nn.Parameter) else t.detach().as_subclass(Tensor))
             done[id(t)] = nn.Parameter(new, t.requires_grad) if isinstance(t, nn.Parameter) else new
         return done[id(t)]
-    for m in model.modules():
-        for d in (m._parameters, m._buffers): d.update({k: _new(t) for k,t in d.items() if t is not None})
+    for m in mods:
+        for d in (m._parameters, m._buffers):
+            for k,t in d.items():
+                if t is not None: d[k] = _new(t)
 
 # %% ../nbs/04_summary.ipynb #eecc936d
 def _plain(inputs): return tree_map(lambda t: t.detach().as_subclass(Tensor) if isinstance(t, Tensor) else t, inputs)
 
 # %% ../nbs/04_summary.ipynb #23cad870
-def _eager(model):
-    "A context in which compiled modules of `model` run as they are written"
-    compiled = any(getattr(m, '_compiled_call_impl', None) or hasattr(m, '_orig_mod') for m in model.modules())
+def _eager(mods):
+    "A context in which compiled modules run as they are written"
+    compiled = any(m._compiled_call_impl or '_orig_mod' in m._modules for m in mods)
     return torch.compiler.set_stance('force_eager') if compiled else contextlib.nullcontext()
 
 @contextmanager
@@ -186,12 +280,18 @@ def _quiet():
 def _as_meta(t): return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device='meta')
 
 # %% ../nbs/04_summary.ipynb #a54306fe
-def _run(model, inputs, how):
-    "Run `model` in one of the three ways"
-    watcher,mode,convert = _Watcher(model),contextlib.nullcontext(),None
+def _eval(model, mods):
+    "`model.eval()`, faster where no module has its own"
+    if any(type(m).train is not nn.Module.train or type(m).eval is not nn.Module.eval for m in mods): model.eval()
+    else:
+        for m in mods: m.training = False
+
+def _run(model, named, inputs, how):
+    "Run `model`, whose modules by name are `named`, in one of the three ways"
+    watcher,mods,mode,convert = _Watcher(named),list(named.values()),contextlib.nullcontext(),None
     dev = next((p.device for p in model.parameters()), None)
-    with _kept_model(model, values=how == 'real'), _eager(model), _quiet():
-        model.eval()
+    with _kept_modules(mods, values=how == 'real'), _eager(mods), _quiet():
+        _eval(model, mods)
         try:
             if how == 'fake':
                 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -202,10 +302,10 @@ def _run(model, inputs, how):
                 if not isinstance(t, Tensor): return t
                 t = convert(t) if convert else t
                 return t.to(dev) if dev else t
-            if convert: _swap_tensors(model, convert)
+            if convert: _swap_tensors(mods, convert)
             with mode:
                 inputs = tree_map(_move, inputs)
-                with _watched(model, watcher): model(*inputs)
+                with _watched(watcher): model(*inputs)
         except Exception as e: return watcher,e
     return watcher,None
 
@@ -305,15 +405,28 @@ def to_df(self:ModelSummary)->pd.DataFrame: # A row a module, all depths
     return pd.DataFrame([dict(vars(r), flops=r.flops) for r in self.rows])
 
 # %% ../nbs/04_summary.ipynb #9938a83b
-def _rows(model, w, bs):
+def _param_sets(model):
+    "For each module, the ids of the parameters in it, and the parameters by id"
+    params,sets = {},{}
+    def _walk(m):
+        if id(m) not in sets:
+            own = {id(p): p for p in m._parameters.values() if p is not None}
+            params.update(own)
+            sets[id(m)] = set(own).union(*[_walk(o) for o in m._modules.values() if o is not None])
+        return sets[id(m)]
+    _walk(model)
+    return sets,params
+
+def _rows(mods, w, bs, sets, params):
     "The rows in execution order, parameters put in, containers that are never called with what is inside them"
-    mods = dict(model.named_modules())
     seen,place,kids = set(),{mid: i for i,mid in enumerate(w.order)},defaultdict(list)
+    size = {i: p.numel() for i,p in params.items()}
+    trained = {i: n if params[i].requires_grad else 0 for i,n in size.items()}
     for n,m in mods.items():
-        r,ps = w.rows[id(m)],list(m.parameters())
-        own = [p for p in m.parameters(recurse=False) if id(p) not in seen]
-        seen.update(map(id, own))
-        r.params,r.trainable,r.own_params = sum(p.numel() for p in ps),sum(p.numel() for p in ps if p.requires_grad),sum(p.numel() for p in own)
+        r,ps = w.rows[id(m)],sets[id(m)]
+        own = {id(p) for p in m._parameters.values() if p is not None} - seen
+        seen |= own
+        r.params,r.trainable,r.own_params = sum(map(size.get, ps)),sum(map(trained.get, ps)),sum(map(size.get, own))
         if n: kids[n.rpartition('.')[0]].append(n)
     firsts = {}
     for n,m in reversed(mods.items()):
@@ -332,22 +445,25 @@ def _unwrapped(model):
         if inner is None: return model
         model = inner
 
-def _summarize(model, inputs, bs, depth, footer=()):
-    model,inputs = _unwrapped(model),_plain(inputs)
-    fallback = ''
-    w,err = _run(model, inputs, 'meta')
-    if err is not None: w,err = _run(model, inputs, 'fake')
-    if err is not None:
-        fallback = f'{type(err).__name__}: {err}'.split('\n')[0]
-        w,err = _run(model, inputs, 'real')
-    error = ''
+def _first_line(e): return f'{type(e).__name__}: {e}'.split('\n')[0]
+
+def _summarize(model, inputs, bs, depth, footer=(), real=None):
+    "The summary; `real` is a function that gives the inputs if `inputs` are without data"
+    model,inputs,fallback,error = _unwrapped(model),_plain(inputs),'',''
+    mods = dict(model.named_modules())
+    for how in ('meta','fake','real'):
+        if how == 'real':
+            fallback = _first_line(err)
+            if real: inputs = _plain(real())
+        w,err = _run(model, mods, inputs, how)
+        if err is None: break
     if err is not None:
         fallback,(m,shape) = '',w.stack[-1] if w.stack else (model,_shape(inputs))
         where = w.rows[id(m)].name if id(m) in w.rows else ''
-        error = f"in {where or 'the model'} ({type(m).__name__}, input {_fmt_shape(shape)}): {type(err).__name__}: {err}".split('\n')[0]
-    ps = list(model.parameters())
-    rows = _rows(model, w, bs)
-    return ModelSummary(type(model).__name__, rows, bs, _shape(list(inputs)), sum(p.numel() for p in ps),
+        error = f"in {where or 'the model'} ({type(m).__name__}, input {_fmt_shape(shape)}): {_first_line(err)}"
+    sets,params = _param_sets(model)
+    rows,ps = _rows(mods, w, bs, sets, params),params.values()
+    return ModelSummary(type(model).__name__, rows, bs, _shape(inputs), sum(p.numel() for p in ps),
         sum(p.numel() for p in ps if p.requires_grad), w.macs//bs if w.macs % bs == 0 else w.macs/bs,
         sum(p.numel()*p.element_size() for p in ps), sum(r.out_bytes for r in rows), depth, w.unknown, fallback, error, list(footer))
 
