@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fastai.callback.hook import Hook, Hooks
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from .core import kept_rng, undisturbed
 
 # %% ../nbs/04_summary.ipynb #92f6be55
@@ -123,11 +123,9 @@ class _Watcher:
 _plain_types = {type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format}
 
 def _sig(o):
-    "What a result's shape may depend on; TypeError if that isn't known"
+    "What a result's shape may depend on; an exception if that isn't known"
     t = type(o)
-    if t is Tensor or t is nn.Parameter:
-        if not o.is_meta or o.layout is not torch.strided or o.dtype.is_complex or o.is_neg(): raise TypeError
-        return o.shape,o.stride(),o.dtype
+    if t is Tensor or t is nn.Parameter: return o.shape,o.stride(),o.dtype,o.device
     if t in _plain_types: return t,o
     if t is list or t is tuple: return tuple(map(_sig, o))
     raise TypeError
@@ -143,54 +141,57 @@ def _kind(func):
     return 'inplace' if same and func._schema.name.endswith('_') else None
 
 # %% ../nbs/04_summary.ipynb #6ee578fd
+def _maker(out):
+    "A function that makes results such as `out`; an exception if it can't"
+    if isinstance(out, Tensor):
+        shape,stride,dtype,device = _sig(out)
+        if not out.is_meta or out.is_conj() or out.is_neg(): raise TypeError
+        return lambda: torch.empty_strided(shape, stride, dtype=dtype, device=device)
+    if isinstance(out, (list,tuple)):
+        makers,t = [_maker(o) for o in out],type(out)
+        return lambda: t([f() for f in makers])
+    _sig(out)
+    return lambda: out
+
+def _run_op(func, args, kwargs):
+    out = func(*args, **kwargs)
+    return out,_op_macs(func, args, kwargs, out)
+
 class _OpCache:
     "Shapes of results and MACs of operators on the meta device, at most `size` of them"
     def __init__(self, size=10_000): self.size,self.kinds,self.known = size,{},{}
 
-    def _run(self, func, args, kwargs):
-        out = func(*args, **kwargs)
-        return out,_op_macs(func, args, kwargs, out)
-
     def __call__(self, func, args, kwargs):
         "Results and MACs of `func`"
-        if func not in self.kinds: self.kinds[func] = _kind(func)
-        kind = self.kinds[func]
-        if not kind: return self._run(func, args, kwargs)
-        try: key = func,torch.get_default_dtype(),*map(_sig, args),*((k, _sig(v)) for k,v in kwargs.items())
-        except TypeError: return self._run(func, args, kwargs)
-        if key in self.known:
-            make,n = self.known[key]
-            return args[0] if kind == 'inplace' else make(), n
-        out,n = self._run(func, args, kwargs)
-        if kind == 'inplace' and (out is not args[0] or _sig(out) != key[2]): return out,n
-        try: make = _maker(out)
-        except TypeError: return out,n
-        if len(self.known) >= self.size: self.known.clear()
-        self.known[key] = make,n
-        return out,n
+        kind = self.kinds.get(func, 0)
+        if kind == 0: kind = self.kinds[func] = _kind(func)
+        if not kind: return _run_op(func, args, kwargs)
+        try:
+            key = func,torch.get_default_dtype(),*map(_sig, args)
+            if kwargs: key = *key,*((k, _sig(v)) for k,v in kwargs.items())
+        except (TypeError, RuntimeError): return _run_op(func, args, kwargs)
+        if known := self.known.get(key): return args[0] if kind == 'inplace' else known[0](), known[1]
+        out,n = _run_op(func, args, kwargs)
+        return self.remember(key, kind == 'inplace', args, kwargs, out, n)
 
-def _maker(out):
-    "A function that makes results such as `out`"
-    if isinstance(out, Tensor):
-        shape,stride,dtype = _sig(out)
-        return lambda: torch.empty_strided(shape, stride, dtype=dtype, device='meta')
-    if isinstance(out, (list,tuple)):
-        makers,t = [_maker(o) for o in out],type(out)
-        return lambda: t(f() for f in makers)
-    _sig(out)
-    return lambda: out
+    def remember(self, key, inplace, args, kwargs, out, n):
+        "`out` and `n`, kept for `key` if they depend on nothing else"
+        if all(t.is_meta for t in _tensors([args, kwargs, out])) and (not inplace or (out is args[0] and _sig(out) == key[2])):
+            if len(self.known) >= self.size: self.known.clear()
+            with contextlib.suppress(TypeError, RuntimeError): self.known[key] = _maker(out),n
+        return out,n
 
 _op_cache = _OpCache()
 
 # %% ../nbs/04_summary.ipynb #58e8b9e5
 @contextmanager
-def _watched(watcher):
-    "Call `watcher` for each module and operator that runs in the block"
+def _watched(watcher, run_op):
+    "Tell `watcher` of each module and operator that runs in the block; `run_op` runs an operator and counts its MACs"
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
     class _Count(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out,n = _op_cache(func, args, kwargs or {})
+            out,n = run_op(func, args, kwargs or {})
             watcher.op(func, n)
             return out
     fastpath = torch.backends.mha.get_fastpath_enabled()
@@ -203,36 +204,41 @@ def _watched(watcher):
         for h in hooks: h.remove()
 
 # %% ../nbs/04_summary.ipynb #ac799f4e
-def _inner(o): return list(o.values()) if isinstance(o, dict) else list(o) if isinstance(o, (list,tuple,set)) or isinstance(o, L) else []
-
 def _refill(o, old):
     o.clear()
-    (o.extend if isinstance(o, (list,L)) else o.update)(old)
+    (o.update if isinstance(o, (dict,set)) else o.extend)(old)
 
-def _kept_attrs(o, tensors):
-    "A function that gives `o` its present attributes again, and what is in its lists, dicts and sets; adds the tensors to `tensors`"
-    attrs,keep,todo = dict(vars(o)),[],list(vars(o).values())
-    while todo:
-        v = todo.pop()
-        if isinstance(v, Tensor): tensors.append(v)
-        elif isinstance(v, (list,dict,set,tuple,L)):
-            if not isinstance(v, tuple): keep.append((v, (dict if isinstance(v, dict) else list)(v) if v else ()))
-            if v: todo += _inner(v)
+def _kept_attrs(o, tensors, hooks):
+    "A function that gives `o` its present attributes again, and what is in its lists, dicts and sets; tensors and hooks that it finds are added"
+    attrs,keep,empty = vars(o).copy(),{},[]
+    todo = [v for v in attrs.values() if type(v) not in _plain_types]
+    for v in todo:
+        if isinstance(v, (dict,list,set,tuple)):
+            if not v: empty.append(v)
+            elif id(v) not in keep:
+                keep[id(v)] = v,dict(v) if isinstance(v, dict) else list(v)
+                todo += v.values() if isinstance(v, dict) else v
+        elif isinstance(v, Tensor): tensors.append(v)
+        elif isinstance(v, Hook): hooks.append(v)
+        elif isinstance(v, Hooks): todo += v.hooks
+        elif isinstance(v, L): todo.append(v.items)
     def _restore():
         now = vars(o)
         for k in now.keys() - attrs.keys(): object.__delattr__(o, k)
         now.update(attrs)
-        for v,old in keep:
-            if v or old: _refill(v, old)
+        for v in empty:
+            if v: v.clear()
+        for v,old in keep.values():
+            if not isinstance(v, tuple): _refill(v, old)
     return _restore
 
 # %% ../nbs/04_summary.ipynb #d0b74a1c
 @contextmanager
 def _kept_modules(mods, values):
     "Put every module's attributes back, and if `values` the values of the tensors that modules hold as well"
-    tensors = []
-    hooks = [h for m in mods for v in vars(m).values() for h in (v if isinstance(v, Hooks) else [v]) if isinstance(h, Hook)]
-    restores = [_kept_attrs(o, tensors) for o in [*mods, *hooks]]
+    tensors,hooks = [],[]
+    restores = [_kept_attrs(m, tensors, hooks) for m in mods]
+    restores += [_kept_attrs(h, tensors, []) for h in hooks]
     olds = [(t, t.detach().clone(), t.requires_grad) for t in {id(t): t for t in tensors}.values()] if values else []
     try:
         with kept_rng(): yield
@@ -300,12 +306,13 @@ def _run(model, named, inputs, how):
             if how == 'meta': convert,dev = _as_meta,None
             def _move(t):
                 if not isinstance(t, Tensor): return t
+                if how == 'fake' and t.is_meta: return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=dev or 'cpu')
                 t = convert(t) if convert else t
                 return t.to(dev) if dev else t
             if convert: _swap_tensors(mods, convert)
             with mode:
                 inputs = tree_map(_move, inputs)
-                with _watched(watcher): model(*inputs)
+                with _watched(watcher, _op_cache if how == 'meta' else _run_op): model(*inputs)
         except Exception as e: return watcher,e
     return watcher,None
 
@@ -406,27 +413,35 @@ def to_df(self:ModelSummary)->pd.DataFrame: # A row a module, all depths
 
 # %% ../nbs/04_summary.ipynb #9938a83b
 def _param_sets(model):
-    "For each module, the ids of the parameters in it, and the parameters by id"
-    params,sets = {},{}
+    "For each module, by id: the parameters in it and its submodules, by id"
+    res = {}
     def _walk(m):
-        if id(m) not in sets:
-            own = {id(p): p for p in m._parameters.values() if p is not None}
-            params.update(own)
-            sets[id(m)] = set(own).union(*[_walk(o) for o in m._modules.values() if o is not None])
-        return sets[id(m)]
+        if id(m) not in res:
+            ps = {id(p): p for p in m._parameters.values() if p is not None}
+            for o in m._modules.values():
+                if o is not None: ps.update(_walk(o))
+            res[id(m)] = ps
+        return res[id(m)]
     _walk(model)
-    return sets,params
+    return res
 
-def _rows(mods, w, bs, sets, params):
-    "The rows in execution order, parameters put in, containers that are never called with what is inside them"
-    seen,place,kids = set(),{mid: i for i,mid in enumerate(w.order)},defaultdict(list)
-    size = {i: p.numel() for i,p in params.items()}
-    trained = {i: n if params[i].requires_grad else 0 for i,n in size.items()}
-    for n,m in mods.items():
-        r,ps = w.rows[id(m)],sets[id(m)]
-        own = {id(p) for p in m._parameters.values() if p is not None} - seen
+def _put_params(mods, rows, sets, root):
+    "Parameters of each module into its row, and in `own_params` those that it holds itself and no row before it"
+    seen = set()
+    size = {i: p.numel() for i,p in root.items()}
+    frozen = {i for i,p in root.items() if not p.requires_grad}
+    for m in mods.values():
+        r,ps = rows[id(m)],sets[id(m)]
+        r.params = sum(map(size.__getitem__, ps))
+        r.trainable = r.params - sum(size[i] for i in frozen & ps.keys()) if frozen else r.params
+        own = {id(p) for p in m._parameters.values() if p is not None}
+        r.own_params = sum(map(size.__getitem__, own - seen))
         seen |= own
-        r.params,r.trainable,r.own_params = sum(map(size.get, ps)),sum(map(trained.get, ps)),sum(map(size.get, own))
+
+def _rows(mods, w, bs):
+    "The rows in execution order, containers that are never called with what is inside them"
+    place,kids = {mid: i for i,mid in enumerate(w.order)},defaultdict(list)
+    for n in mods:
         if n: kids[n.rpartition('.')[0]].append(n)
     firsts = {}
     for n,m in reversed(mods.items()):
@@ -461,8 +476,10 @@ def _summarize(model, inputs, bs, depth, footer=(), real=None):
         fallback,(m,shape) = '',w.stack[-1] if w.stack else (model,_shape(inputs))
         where = w.rows[id(m)].name if id(m) in w.rows else ''
         error = f"in {where or 'the model'} ({type(m).__name__}, input {_fmt_shape(shape)}): {_first_line(err)}"
-    sets,params = _param_sets(model)
-    rows,ps = _rows(mods, w, bs, sets, params),params.values()
+    sets = _param_sets(model)
+    root = sets[id(model)]
+    _put_params(mods, w.rows, sets, root)
+    rows,ps = _rows(mods, w, bs),root.values()
     return ModelSummary(type(model).__name__, rows, bs, _shape(inputs), sum(p.numel() for p in ps),
         sum(p.numel() for p in ps if p.requires_grad), w.macs//bs if w.macs % bs == 0 else w.macs/bs,
         sum(p.numel()*p.element_size() for p in ps), sum(r.out_bytes for r in rows), depth, w.unknown, fallback, error, list(footer))
@@ -470,8 +487,9 @@ def _summarize(model, inputs, bs, depth, footer=(), real=None):
 # %% ../nbs/04_summary.ipynb #3a7df418
 def _check_model(model):
     if not isinstance(model, nn.Module): raise TypeError(f"`model` must be an nn.Module, but is a {type(model).__name__}: {model!r}")
-    lazy = [n for n,p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
-    if lazy: raise ValueError(f"`model` has lazy parameters ({', '.join(lazy[:3])}): run it on one batch first, which gives them a shape")
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for m in model.modules() for p in m._parameters.values()):
+        lazy = [n for n,p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
+        raise ValueError(f"`model` has lazy parameters ({', '.join(lazy[:3])}): run it on one batch first, which gives them a shape")
 
 def _check_depth(depth):
     if depth is not None and (not isinstance(depth, int) or depth < 1): raise ValueError(f"`depth` must be None or an integer from 1, but is {depth!r}")
@@ -525,24 +543,84 @@ def plot(self:ModelSummary,
     return axs
 
 # %% ../nbs/04_summary.ipynb #22151b68
+_loading = '__iter__ one_batch create_batches chunkify do_item create_item do_batch create_batch retain get_idxs sample shuffle_fn'.split()
+
+def _is_ordinary(dl):
+    "Does `dl` collate single items in fastai's own way?"
+    if not isinstance(dl, DataLoader) or not dl.indexed or not dl.bs or not dl.n: return False
+    if any(getattr(type(dl), o) is not getattr(DataLoader, o) or o in vars(dl) for o in _loading): return False
+    return not dl.before_batch.fs if isinstance(dl.before_batch, Pipeline) else getattr(dl.before_batch, '__func__', None) is DataLoader.before_batch
+
+def _two_items(dl):
+    "The first and the last item of `dl` as a batch"
+    dl.before_iter()
+    items = [dl.do_item(i) for i in ([0, dl.n-1] if dl.n > 1 else [0])]
+    b = dl.do_batch(items)
+    b = dl.after_batch(b if dl.device is None else to_device(b, dl.device))
+    if not all(isinstance(t, Tensor) and t.ndim and len(t) == len(items) for t in tree_leaves(b)): raise ValueError
+    return b
+
+def _widen(t, n):
+    "A tensor on the meta device with the type and layout of `t`, for `n` items"
+    t = t.detach().as_subclass(Tensor)
+    return torch.empty_strided((n, *t.shape[1:]), (t[0].numel(), *t.stride()[1:]), dtype=t.dtype, device='meta')
+
+# %% ../nbs/04_summary.ipynb #4a57208d
+def _whole_batch(dl):
+    if hasattr(dl, 'one_batch'): return dl.one_batch()
+    if isinstance(dl.dataset, torch.utils.data.IterableDataset) or not dl.batch_size: return next(iter(dl))
+    return dl.collate_fn([dl.dataset[i] for i in range(min(dl.batch_size, len(dl.dataset)))])
+
+@contextmanager
+def _kept_loader(dl):
+    pipes = [p for p in (getattr(dl, o, None) for o in ('after_item','before_batch','after_batch')) if isinstance(p, Pipeline)]
+    olds = [(o, dict(vars(o))) for o in [dl, *pipes, *(f for p in pipes for f in p.fs)]]
+    try: yield
+    finally:
+        for o,old in olds:
+            vars(o).clear()
+            vars(o).update(old)
+
+def _batch_shapes(dl, n_inp):
+    "Inputs of a batch of `dl`, their number of items, and if these inputs are on the meta device a function that gives real ones"
+    def _inputs(b): return tuple(b[:n_inp(b)]) if is_listy(b) else (b,)
+    def _whole():
+        with _kept_loader(dl): return _inputs(_whole_batch(dl))
+    if _is_ordinary(dl):
+        with contextlib.suppress(Exception), _kept_loader(dl):
+            xb,n = _inputs(_two_items(dl)),min(dl.bs, dl.n)
+            return tree_map(lambda t: _widen(t, n), xb),n,_whole
+    xb = _whole()
+    return xb,find_bs(xb),None
+
+# %% ../nbs/04_summary.ipynb #89fab89f
+def _check_loader(dl):
+    if dl is None: raise ValueError("The learner has no training data: pass a batch, `learn.summary(xb)`, or use `summarize(learn.model, ...)`")
+    try: n = len(dl)
+    except TypeError: return
+    bs = getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)
+    if not n: raise ValueError(f"The training DataLoader has no batch (items: {len(dl.dataset)}, bs: {bs}, drop_last: "
+        f"{dl.drop_last}): pass one, `learn.summary(xb)`, or take a smaller `bs`")
+
+def _name(f): return getattr(f, '__name__', None) or (_name(f.func) if isinstance(f, partial) else str(f))
+
+def _footer(learn):
+    "The lines below the table that fastai's summary has"
+    res = [f'Optimizer: {_name(learn.opt_func)}', f'Loss function: {learn.loss_func}']
+    if getattr(learn, 'opt', None) is not None:
+        res.append('Model unfrozen' if learn.opt.frozen_idx == 0 else f'Model frozen up to parameter group {learn.opt.frozen_idx}')
+    return res + ['Callbacks: ' + ', '.join(cb.name for cb in learn.cbs.sorted('order'))]
+
 @patch
 def summary(self:Learner,
-    *xb, # Inputs of the model; default: one batch of `dls.train`
+    *xb, # Inputs of the model; default: those of a batch of `dls.train`
     depth:int=None # Show modules down to this depth; None for all
 ) -> ModelSummary: # Shown as a table in a notebook, as text elsewhere
     "Layers, shapes, parameters and exact MACs of the model, with optimizer, loss function and callbacks; changes nothing"
     _check_model(self.model)
     _check_depth(depth)
-    dl = getattr(getattr(self, 'dls', None), 'train', None) if not xb else None
-    if not xb and dl is None: raise ValueError("The learner has no training data: pass a batch, `learn.summary(xb)`, or use `summarize(learn.model, ...)`")
-    if not xb and not len(dl): raise ValueError(f"The training DataLoader has no batch (items: {len(dl.dataset)}, bs: {dl.bs}, drop_last: "
-        f"{dl.drop_last}): pass one, `learn.summary(xb)`, or take a smaller `bs`")
-    footer = [f'Optimizer: {_name(self.opt_func)}', f'Loss function: {self.loss_func}']
-    if getattr(self, 'opt', None) is not None:
-        footer.append('Model unfrozen' if self.opt.frozen_idx == 0 else f'Model frozen up to parameter group {self.opt.frozen_idx}')
-    footer.append('Callbacks: ' + ', '.join(cb.name for cb in self.cbs.sorted('order')))
+    if not xb: _check_loader(dl := getattr(getattr(self, 'dls', None), 'train', None))
+    def _n_inp(b): return getattr(self.dls, 'n_inp', 1 if len(b) == 1 else len(b)-1)
     with undisturbed(self):
-        if not xb: xb = dl.one_batch()[:getattr(dl, 'n_inp', 1)]
-        return _summarize(self.model, tuple(xb), find_bs(xb), depth, footer)
-
-def _name(f): return getattr(f, '__name__', None) or (_name(f.func) if isinstance(f, partial) else str(f))
+        xb,bs,real = (xb,find_bs(xb),None) if xb else _batch_shapes(dl, _n_inp)
+        return _summarize(self.model, xb, bs, depth, _footer(self), real)
