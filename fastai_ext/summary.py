@@ -67,6 +67,7 @@ class ModuleRow:
     own_macs: float = 0
     calls: int = 0
     out_bytes: int = 0 # Of a leaf's output, for one item
+    receptive_field: tuple = None # Pixels of the input that an activation sees, a number a direction; inf: all; None: unknown or not asked for
 
     @property
     def flops(self): return 2*self.macs
@@ -89,7 +90,7 @@ class _Watcher:
     def __init__(self, mods):
         self.rows = {id(m): ModuleRow(n, type(m).__name__, n.count('.')+1 if n else 0) for n,m in mods.items()}
         self.leaves = {id(m) for m in mods.values() if not m._modules}
-        self.order,self.stack,self.running,self.unknown,self.macs = [],[],[],{},0
+        self.order,self.stack,self.running,self.unknown,self.macs,self.fields = [],[],[],{},0,None
 
     def before(self, m, inp):
         self.stack.append((m, shape := _shape(inp)))
@@ -109,6 +110,7 @@ class _Watcher:
         if r.out_shape is None:
             if kwargs: r.in_shape = _shape([*args, *kwargs.values()])
             r.out_shape = _shape(out)
+            if self.fields: r.receptive_field = self.fields.size(out)
         if id(m) in self.leaves: r.out_bytes += sum(t.numel()*t.element_size() for t in _tensors(out))
 
     def op(self, func, n):
@@ -193,6 +195,7 @@ def _watched(watcher, run_op):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             out,n = run_op(func, args, kwargs or {})
             watcher.op(func, n)
+            if watcher.fields: watcher.fields.follow(func, args, kwargs or {}, out)
             return out
     fastpath = torch.backends.mha.get_fastpath_enabled()
     hooks = [register_module_forward_pre_hook(watcher.before), register_module_forward_hook(watcher.after, with_kwargs=True)]
@@ -292,7 +295,7 @@ def _eval(model, mods):
     else:
         for m in mods: m.training = False
 
-def _run(model, named, inputs, how):
+def _run(model, named, inputs, how, fields):
     "Run `model`, whose modules by name are `named`, in one of the three ways"
     watcher,mods,mode,convert = _Watcher(named),list(named.values()),contextlib.nullcontext(),None
     dev = next((p.device for p in model.parameters()), None)
@@ -312,14 +315,325 @@ def _run(model, named, inputs, how):
             if convert: _swap_tensors(mods, convert)
             with mode:
                 inputs = tree_map(_move, inputs)
+                if fields: watcher.fields = _Fields(inputs)
                 with _watched(watcher, _op_cache if how == 'meta' else _run_op): model(*inputs)
         except Exception as e: return watcher,e
     return watcher,None
+
+# %% ../nbs/04_summary.ipynb #efb2f04e
+@dataclass(frozen=True)
+class _Lattice:
+    "What each position along an axis sees: from `lo[i]` to `hi[i]`; `len(lo)` positions further, the same moved by `step`"
+    lo: tuple = (0,)
+    hi: tuple = (0,)
+    step: int = 1
+
+    @property
+    def size(self): return max(0, *(h-l+1 for l,h in zip(self.lo, self.hi)))
+    def at(self, i):
+        k,r = divmod(i, len(self.lo))
+        return self.lo[r]+k*self.step,self.hi[r]+k*self.step
+
+    def read(self, n_out, n_in, f):
+        "Position o of the result reads the positions `f(o)`, and `n_out` positions further the same moved by `n_in`"
+        m = len(self.lo)//math.gcd(len(self.lo), n_in)
+        if n_out*m > 4096: return None
+        seen = [[self.at(i) for i in f(o)] or [(math.inf,-math.inf)] for o in range(n_out*m)]
+        return _Lattice(tuple(min(l for l,_ in s) for s in seen), tuple(max(h for _,h in s) for s in seen), self.step*n_in*m//len(self.lo))
+
+    def union(self, other):
+        "For a sum of two branches; None if they have different rates"
+        if self == other: return self
+        n,m = len(self.lo),len(other.lo)
+        both = math.lcm(n, m)
+        if self.step*m != other.step*n or both > 4096: return None
+        ends = [(*self.at(i), *other.at(i)) for i in range(both)]
+        return _Lattice(tuple(min(a, c) for a,_,c,_ in ends), tuple(max(b, d) for _,b,_,d in ends), self.step*both//n)
+
+# %% ../nbs/04_summary.ipynb #f5b7e571
+class _Unknown(Exception): pass
+
+@dataclass(frozen=True)
+class _Seen:
+    "What a tensor sees: `dims`, for each dimension its parts (size, axes); `axes`, for each axis a `_Lattice`, or None: all of it"
+    dims: tuple
+    axes: tuple
+
+    @property
+    def all(self): return not any(self.axes)
+    def size(self): return tuple(a.size if a else math.inf for a in self.axes)
+
+    def clean(self):
+        "Without axes that see all, parts of size 1 and parts that follow one another but run along no axis"
+        dims = []
+        for d in self.dims:
+            res = []
+            for n,ks in d:
+                ks = tuple(k for k in ks if self.axes[k])
+                if not ks and res and not res[-1][1]: res[-1] = res[-1][0]*n,()
+                elif ks or n > 1: res.append((n, ks))
+            dims.append(tuple(res))
+        return _Seen(tuple(dims), self.axes)
+
+    def whole(self, ds):
+        "After all positions of the dimensions `ds` were read"
+        over = {k for d in ds for _,ks in self.dims[d] for k in ks}
+        return _Seen(self.dims, tuple(None if k in over else a for k,a in enumerate(self.axes))).clean()
+
+    def drop(self, ds): return _Seen(tuple(d for i,d in enumerate(self.dims) if i not in {o % len(self.dims) for o in ds}), self.axes)
+    def put(self, d, n): return _Seen((*self.dims[:d], ((n, ()),), *self.dims[d+1:]), self.axes)
+
+    def read(self, d, size, n_out, n_in, f):
+        "Dimension `d` gets `size` positions, each of which reads others, as `_Lattice.read` has it"
+        if not any(ks for _,ks in self.dims[d]): return self.put(d, size)
+        if len(self.dims[d]) > 1 or len(self.dims[d][0][1]) > 1: raise _Unknown
+        k,axes = self.dims[d][0][1][0],list(self.axes)
+        axes[k] = axes[k].read(n_out, n_in, f)
+        if axes[k] is None: raise _Unknown
+        return _Seen((*self.dims[:d], ((size, (k,)),), *self.dims[d+1:]), tuple(axes))
+
+# %% ../nbs/04_summary.ipynb #66216dba
+def _reshape(s, shape):
+    "`s` viewed with `shape`"
+    parts,dims = [p for d in s.clean().dims for p in d][::-1],[]
+    for n in shape:
+        dim = [parts.pop()] if n == 1 and parts and parts[-1][0] == 1 else []
+        while n > 1:
+            if not parts: raise _Unknown
+            size,ks = parts.pop()
+            if n % size == 0: dim.append((size, ks))
+            elif not ks and math.gcd(n, size) > 1:
+                size,rest = math.gcd(n, size),size//math.gcd(n, size)
+                dim.append((size, ks))
+                parts.append((rest, ks))
+            else: raise _Unknown
+            n //= size
+        dims.append(tuple(dim))
+    return _Seen(tuple(dims), s.axes).clean()
+
+def _merge(seen, shape):
+    "What a tensor of `shape` sees that is made elementwise of such that see `seen`"
+    dims,axes = [()]*len(shape),list(seen[0].axes)
+    for s in seen:
+        for k,a in enumerate(s.axes):
+            if axes[k] and a:
+                axes[k] = axes[k].union(a)
+                if axes[k] is None: raise _Unknown
+            else: axes[k] = None
+    for s in seen:
+        for i,d in enumerate(_Seen(s.dims, axes).clean().dims, len(shape)-len(s.dims)):
+            if any(ks for _,ks in d):
+                if math.prod(n for n,_ in d) != shape[i] or (dims[i] and d != dims[i]): raise _Unknown
+                dims[i] = d
+    return _Seen(tuple(d or ((n, ()),) for d,n in zip(dims, shape)), tuple(axes)).clean()
+
+# %% ../nbs/04_summary.ipynb #e8b83ff1
+def _states(seen): return [o for s in seen for o in (_states(s) if isinstance(s, list) else [s]) if o]
+def _each(v, n): return list(v)*n if is_listy(v) and len(v) == 1 else list(v) if is_listy(v) else [v]*n
+
+def _windows(s, out, first, ks, strides, pads, dilations):
+    "Windows slide over the dimensions from `first` on"
+    for i,(k,st,p,dl) in enumerate(zip(ks, strides, pads, dilations)):
+        s = s.read(first+i, out.shape[first+i], 1, st, lambda o: [o*st-p+dl*t for t in range(k)])
+    return s
+
+def _rf_conv(s, out, x, w, bias, stride, padding, dilation, transposed, output_padding, groups):
+    nd = w.ndim-2
+    stride,padding,dilation = _each(stride, nd),_each(padding, nd),_each(dilation, nd)
+    if any(ks for _,ks in s.dims[1]) and groups > 1: raise _Unknown
+    s = s.whole([1]).put(1, out.shape[1])
+    if not transposed: return _windows(s, out, 2, w.shape[2:], stride, padding, dilation)
+    for i,(k,st,p,dl) in enumerate(zip(w.shape[2:], stride, padding, dilation)):
+        s = s.read(2+i, out.shape[2+i], st, 1, lambda o: [(o+p-dl*t)//st for t in range(k) if (o+p-dl*t) % st == 0])
+    return s
+
+def _rf_pool(s, out, x, ks, stride=(), padding=0, *args, **_):
+    ks = _each(ks, x.ndim-2 if not is_listy(ks) else len(ks))
+    dilation = args[0] if args and not isinstance(args[0], bool) else 1
+    return _windows(s, out, x.ndim-len(ks), ks, _each(stride or ks, len(ks)), _each(padding, len(ks)), _each(dilation, len(ks)))
+
+def _rf_adaptive(s, out, x, size, *_):
+    for d in range(x.ndim-len(size), x.ndim):
+        n,m = x.shape[d],out.shape[d]
+        a,b = m//math.gcd(n, m),n//math.gcd(n, m)
+        s = s.whole([d]) if m == 1 else s.read(d, m, a, b, lambda o: range(o*b//a, -(-(o+1)*b//a)))
+    return s
+
+# %% ../nbs/04_summary.ipynb #e4689bd0
+def _rf_upsample(s, out, name, x, *args):
+    align = 'nearest' not in name and True in [o for o in args if isinstance(o, bool)]
+    for d in range(2, x.ndim):
+        n,m = (x.shape[d]-align)or 1,(out.shape[d]-align) or 1
+        a,b = m//math.gcd(n, m),n//math.gcd(n, m)
+        def _around(o):
+            if 'nearest' in name: return [((2*o+1)*b//(2*a)) if 'exact' in name else o*b//a]
+            i,rest = divmod(o*b, a) if align else divmod((2*o+1)*b-a, 2*a)
+            return [i] if not rest else range(i-1, i+3) if 'cubic' in name else (i, i+1)
+        s = s.read(d, out.shape[d], a, b, _around)
+    return s
+
+def _rf_shuffle(s, out, name, x, r):
+    up = name == 'pixel_shuffle'
+    if any(ks for _,ks in s.dims[-3]): raise _Unknown
+    s = s.put(x.ndim-3, out.shape[-3])
+    for d in (x.ndim-2, x.ndim-1): s = s.read(d, out.shape[d], r if up else 1, 1 if up else r, lambda o: [o//r] if up else range(o*r, o*r+r))
+    return s
+
+def _rf_pad(s, out, x, pad, *_):
+    for i,left in enumerate(pad[::2]):
+        d = x.ndim-1-i
+        if left or pad[2*i+1]: s = s.read(d, out.shape[d], 1, 1, lambda o: [o-left])
+    return s
+
+def _rf_slice(s, out, x, dim=0, start=None, end=None, step=1):
+    d,n = dim % x.ndim,x.shape[dim]
+    if out.shape == x.shape: return s
+    start = 0 if start is None else max(start+n, 0) if start < 0 else start
+    return s.read(d, out.shape[d], 1, step, lambda o: [start+o*step])
+
+def _rf_select(s, out, x, dim, i):
+    s = s.read(dim % x.ndim, 1, 1, 0, lambda o: [i % x.shape[dim]])
+    return s.drop([dim])
+
+# %% ../nbs/04_summary.ipynb #5898dca3
+def _rf_split(s, out, name, x, size, dim=0):
+    starts = [0]+list(itertools.accumulate(o.shape[dim] for o in out))
+    return [_rf_slice(s, o, x, dim, i) for o,i in zip(out, starts)]
+
+def _rf_cat(seen, out, ts, dim=0):
+    d = dim % out.ndim
+    along = {k for s in seen if s for _,ks in s.dims[d] for k in ks}
+    known = [s for s in seen if s]
+    if along and len(known) > 1: raise _Unknown
+    if not along: return _merge([s.put(d, out.shape[d]) for s in known], out.shape)
+    s = known[0]
+    # more positions than the axes have, so no further window can be laid over them
+    return _Seen((*s.dims[:d], ((out.shape[d], tuple(along)*2),), *s.dims[d+1:]), s.axes)
+
+def _insert(s, d): return _Seen((*s.dims[:d], (), *s.dims[d:]), s.axes)
+
+def _rf_product(sa, sb, out, a, b):
+    "Rows of `a` times columns of `b`: all of what they share is read"
+    nd = out.ndim
+    left = sa and sa.whole([a.ndim-1]).put(a.ndim-1, out.shape[-1])
+    right = sb and sb.whole([b.ndim-2] if b.ndim > 1 else [0])
+    if right and b.ndim > 1: right = right.put(b.ndim-2, out.shape[-2])
+    if left and right:
+        over = {k for s,d in ((left, nd-2), (right, nd-1)) for _,ks in s.dims[d] for k in ks}
+        left,right = [_Seen(s.dims, tuple(None if k in over else o for k,o in enumerate(s.axes))).clean() for s in (left, right)]
+    return _merge([s for s in (left, right) if s], out.shape)
+
+def _rf_attention(seen, out, q, k, v):
+    "Queries read all keys and values"
+    sq,sk,sv = seen
+    over = [s.whole([s_.ndim-2, s_.ndim-1]).put(s_.ndim-2, out.shape[-2]).put(s_.ndim-1, out.shape[-1]) for s,s_ in ((sk, k), (sv, v)) if s]
+    if sq: over.append(sq.whole([q.ndim-1]).put(q.ndim-1, out.shape[-1]))
+    return _merge(over, out.shape)
+
+# %% ../nbs/04_summary.ipynb #d5c4259a
+_elementwise = set('''clone _to_copy detach alias lift_fresh contiguous dropout native_dropout gelu hardswish hardtanh silu mish leaky_relu
+    elu softplus relu relu6 sigmoid tanh hardsigmoid prelu _prelu_kernel masked_fill where bernoulli rrelu_with_noise'''.split())
+_over_dims = set('mean sum amax amin max min prod var var_mean std logsumexp linalg_vector_norm norm argmax argmin any all softmax '
+    '_softmax _log_softmax _safe_softmax cumsum'.split())
+
+def _rf_rule(func, name, seen, out, args):
+    "What the result `out` of an operator sees; `seen`: what each of `args` does, or for a list of tensors each of them"
+    s,x = seen[0],args[0]
+    if name == 'copy' and seen[1]: return _merge([seen[1]], out.shape)
+    if name in _elementwise or torch.Tag.pointwise in func.tags: return _merge([o for o in seen if o], out.shape)
+    if name == 'cat': return _rf_cat(s, out, *args)
+    if name == 'stack': return _merge([_insert(o, (args[1] if len(args) > 1 else 0) % out.ndim) for o in _states(s)], out.shape)
+    if name in ('mm', 'bmm', 'mv', 'dot'): return _rf_product(s, seen[1], out, *args[:2])
+    if name in ('addmm', 'baddbmm'):
+        both = [o for o in (s, (seen[1] or seen[2]) and _rf_product(*seen[1:3], out, *args[1:3])) if o]
+        return _merge(both, out.shape)
+    if name.startswith('_scaled_dot_product'): return _rf_attention(seen[:3], out, *args[:3])
+    if not s or _states(seen[1:]): raise _Unknown
+    if name == 'convolution': return _rf_conv(s, out, *args)
+    if re.fullmatch(r'(max|avg)_pool\dd(_with_indices)?', name): return _rf_pool(s, out, *args)
+    if re.fullmatch(r'_?adaptive_(max|avg)_pool\dd', name): return _rf_adaptive(s, out, *args)
+    if re.fullmatch(r'_?upsample_(nearest|nearest_exact|linear|bilinear|bicubic|trilinear)\w*(?<!_aa)', name): return _rf_upsample(s, out, name, *args)
+    if name in ('pixel_shuffle', 'pixel_unshuffle'): return _rf_shuffle(s, out, name, *args)
+    if re.fullmatch(r'constant_pad_nd|re(flec|plica)tion_pad\dd', name): return _rf_pad(s, out, *args)
+    return _rf_layout(name, s, out, *args)
+
+def _rf_layout(name, s, out, x, *args):
+    "The rules of operators that move, choose or sum up positions"
+    def _dims(o, default): return [d % x.ndim for d in (default if o is None or o == [] else o if is_listy(o) else [o])]
+    if name in ('view', '_unsafe_view', 'reshape', '_reshape_alias'): return _reshape(s, out.shape)
+    if name == 'permute': return _Seen(tuple(s.dims[d] for d in args[0]), s.axes)
+    if name in ('transpose', 't'):
+        order = list(range(x.ndim))
+        a,b = args or (0, x.ndim-1)
+        order[a],order[b] = order[b],order[a]
+        return _Seen(tuple(s.dims[d] for d in order), s.axes)
+    if name == 'unsqueeze': return _insert(s, args[0] % out.ndim)
+    if name == 'squeeze': return s.drop([d for d in _dims(args[0] if args else None, range(x.ndim)) if x.shape[d] == 1])
+    if name == 'expand': return _merge([s], out.shape)
+    if name == 'slice': return _rf_slice(s, out, x, *args)
+    if name == 'select': return _rf_select(s, out, x, *args)
+    if name == 'unbind': return [_rf_select(s, o, x, args[0] if args else 0, i) for i,o in enumerate(out)]
+    if name in ('split', 'split_with_sizes', 'chunk'): return _rf_split(s, out, name, x, *args)
+    if name in ('native_layer_norm', '_fused_rms_norm'): return s.whole(range(x.ndim-len(args[0]), x.ndim))
+    if name == 'native_group_norm': return s.whole(range(1, x.ndim))
+    if 'batch_norm' in name: return s.whole([0, *range(2, x.ndim)]) if True in [o for o in args if isinstance(o, bool)] else s
+    if name in _over_dims:
+        if 'norm' in name: args = args[1:]
+        ds = _dims(args[0] if args and not isinstance(args[0], bool) else None, range(x.ndim))
+        s = s.whole(ds)
+        if out.ndim < x.ndim: return s.drop(ds)
+        for d in ds: s = s.put(d, out.shape[d])
+        return s
+    if name in ('roll', 'flip') and not any(ks for d in _dims(args[-1], range(x.ndim)) for _,ks in s.dims[d]): return s
+    if name == 'glu' and not any(ks for _,ks in s.dims[args[0] if args else -1]): return s.put((args[0] if args else -1) % x.ndim, out.shape[args[0] if args else -1])
+    raise _Unknown
+
+# %% ../nbs/04_summary.ipynb #0e015110
+class _Fields:
+    "Receptive fields of tensors, followed from the first floating-point input of at least three dimensions"
+    def __init__(self, inputs):
+        from torch.utils.weak import WeakTensorKeyDictionary
+        self.seen = WeakTensorKeyDictionary()
+        x = first(t for t in _tensors(inputs) if t.is_floating_point() and t.ndim > 2)
+        if x is not None: self.seen[x] = _Seen(tuple(((n, (i-2,) if i > 1 else ()),) for i,n in enumerate(x.shape)), (_Lattice(),)*(x.ndim-2))
+
+    def of(self, o): return [self.of(t) for t in o] if isinstance(o, (list,tuple)) else self.seen.get(o) if isinstance(o, Tensor) else None
+
+    def follow(self, func, args, kwargs, out):
+        "Note what `out`, the result of `func`, sees"
+        seen,name = self.of(args),func._overloadpacket.__name__
+        got = _states([*seen, *map(self.of, kwargs.values())])
+        outs = _tensors(out)
+        if not got or not outs: return
+        name = name[:-1] if name.endswith('_') and func._schema.is_mutable else name
+        known = [o for o in got if o != '?']
+        try:
+            if any(o.all for o in known): res = [_Seen(((),)*o.ndim, (None,)*len(known[0].axes)) for o in outs]
+            elif len(known) < len(got): raise _Unknown
+            else:
+                several = isinstance(out, (list,tuple)) and name in ('split', 'split_with_sizes', 'chunk', 'unbind')
+                res = _rf_rule(func, name, seen, out if several else outs[0], args)
+                res = res if several else [res if o.shape == outs[0].shape else '?' for o in outs]
+        except Exception: res = ['?']*len(outs)
+        for t,o in zip(outs, res):
+            old = self.seen.get(t)
+            self.seen[t] = o
+            if func._schema.is_mutable and o != old and t._is_view(): self.seen[t._base] = '?'
+
+    def size(self, o):
+        "The greatest area that a tensor in `o` sees along each axis; None: unknown"
+        got = [self.seen[t] for t in _tensors(o) if t in self.seen]
+        return None if not got or '?' in got else tuple(map(max, zip(*(s.size() for s in got))))
 
 # %% ../nbs/04_summary.ipynb #7933874e
 def _fmt_shape(s):
     if s is None: return ''
     return '×'.join(map(str, s)) if isinstance(s, tuple) else ', '.join(map(_fmt_shape, s))
+
+def _fmt_field(rf):
+    if rf is None: return ''
+    sizes = ['all' if o == math.inf else str(o) for o in rf]
+    return sizes[0] if len(set(sizes)) == 1 else '×'.join(sizes)
 
 def _table(head, body, left, sep='  '):
     "Aligned text; the columns in `left` to the left"
@@ -344,6 +658,7 @@ class ModelSummary:
     fallback: str = '' # Why the model had to run for real
     error: str = '' # Where and why the model failed
     footer: list = field(default_factory=list) # Further lines, of a Learner
+    receptive_field: bool = False # Is there a column for it?
 
     @property
     def total_flops(self): return 2*self.total_macs
@@ -373,7 +688,7 @@ def _body(self:ModelSummary, indent):
         if inner and not params: trained = ''
         yield [indent*(max(r.depth,1)-1) + (r.name.split('.')[-1] or '(model)') + (f' ({r.calls} calls)' if r.calls > 1 else ''), r.cls,
             _fmt_shape(r.in_shape), _fmt_shape(r.out_shape) or ('not called' if not r.calls and not inner else ''), _num(params, ','), trained,
-            _num(macs/1e6, ',.3f'), _num(2*macs/1e6, ',.3f'), _num(macs/total, '.1%')]
+            _num(macs/1e6, ',.3f'), _num(2*macs/1e6, ',.3f'), _num(macs/total, '.1%')] + [_fmt_field(r.receptive_field)]*self.receptive_field
 
 # %% ../nbs/04_summary.ipynb #96754361
 @patch
@@ -388,22 +703,25 @@ def _notes(self:ModelSummary):
     return lines + self.footer
 
 # %% ../nbs/04_summary.ipynb #7e5de2ba
-_head = ['Module', 'Class', 'Input', 'Output', 'Parameters', 'Trained', 'MMACs', 'MFLOPs', 'Share']
+@patch
+def _head(self:ModelSummary):
+    return ['Module', 'Class', 'Input', 'Output', 'Parameters', 'Trained', 'MMACs', 'MFLOPs', 'Share'] + ['Receptive field']*self.receptive_field
 
 @patch
 def __repr__(self:ModelSummary):
-    body,cols = list(self._body('  ')),list(range(len(_head)))
-    def _text(): return _table([_head[i] for i in cols], [[r[i] for i in cols] for r in body], {cols.index(i) for i in (0,1,2,3) if i in cols})
+    head,body = self._head(),list(self._body('  '))
+    cols = list(range(len(head)))
+    def _text(): return _table([head[i] for i in cols], [[r[i] for i in cols] for r in body], {cols.index(i) for i in (0,1,2,3) if i in cols})
     width = shutil.get_terminal_size((160,24)).columns
-    for drop in (2, 7, 5, 8, 1, 3):
-        if max(map(len, _text().splitlines())) > width: cols.remove(drop)
+    for drop in (2, 7, 5, 8, 1, 3, 9):
+        if drop in cols and max(map(len, _text().splitlines())) > width: cols.remove(drop)
     text = '\n'.join(o if len(o) <= width else o[:width-1]+'…' for o in _text().splitlines())
     return f'{self.name} (input {_fmt_shape(self.in_shape)})\n{text}\n' + '\n'.join(self._notes())
 
 @patch
 def _repr_markdown_(self:ModelSummary):
     def _line(r): return '| ' + ' | '.join(o.replace('|', '\\|') for o in r) + ' |'
-    lines = [_line(_head), '|---|---|---|---|--:|---|--:|--:|--:|', *map(_line, self._body('&emsp;'))]
+    lines = [_line(self._head()), '|---|---|---|---|--:|---|--:|--:|--:|' + '--:|'*self.receptive_field, *map(_line, self._body('&emsp;'))]
     return f'**{self.name}** (input {_fmt_shape(self.in_shape)})\n\n' + '\n'.join(lines) + '\n\n' + '  \n'.join(self._notes())
 
 @patch
@@ -462,7 +780,7 @@ def _unwrapped(model):
 
 def _first_line(e): return f'{type(e).__name__}: {e}'.split('\n')[0]
 
-def _summarize(model, inputs, bs, depth, footer=(), real=None):
+def _summarize(model, inputs, bs, depth, fields, footer=(), real=None):
     "The summary; `real` is a function that gives the inputs if `inputs` are without data"
     model,inputs,fallback,error = _unwrapped(model),_plain(inputs),'',''
     mods = dict(model.named_modules())
@@ -470,7 +788,7 @@ def _summarize(model, inputs, bs, depth, footer=(), real=None):
         if how == 'real':
             fallback = _first_line(err)
             if real: inputs = _plain(real())
-        w,err = _run(model, mods, inputs, how)
+        w,err = _run(model, mods, inputs, how, fields)
         if err is None: break
     if err is not None:
         fallback,(m,shape) = '',w.stack[-1] if w.stack else (model,_shape(inputs))
@@ -482,7 +800,7 @@ def _summarize(model, inputs, bs, depth, footer=(), real=None):
     rows,ps = _rows(mods, w, bs),root.values()
     return ModelSummary(type(model).__name__, rows, bs, _shape(inputs), sum(p.numel() for p in ps),
         sum(p.numel() for p in ps if p.requires_grad), w.macs//bs if w.macs % bs == 0 else w.macs/bs,
-        sum(p.numel()*p.element_size() for p in ps), sum(r.out_bytes for r in rows), depth, w.unknown, fallback, error, list(footer))
+        sum(p.numel()*p.element_size() for p in ps), sum(r.out_bytes for r in rows), depth, w.unknown, fallback, error, list(footer), fields)
 
 # %% ../nbs/04_summary.ipynb #3a7df418
 def _check_model(model):
@@ -512,7 +830,8 @@ def summarize(
     input_size:tuple=None, # Instead of `inputs`: size of one item without the batch, such as (3,224,224)
     dtype:torch.dtype=None, # Of the input made from `input_size`; default: integers for an embedding, else the parameters' type
     bs:int=None, # Items in the batch, by which MACs are divided; default: size of the first tensor's first dimension
-    depth:int=None # Show modules down to this depth; None for all
+    depth:int=None, # Show modules down to this depth; None for all
+    receptive_field:bool=False # Add a column: pixels of the input that one activation of the output sees
 ) -> ModelSummary: # `total_params`, `total_macs`, `rows`...; shown as a table
     "Layers, shapes, parameters and exact MACs of `model`, which is neither run nor changed"
     _check_model(model)
@@ -521,7 +840,7 @@ def summarize(
     if input_size is not None: inputs = (_from_size(_unwrapped(model), input_size, dtype),)
     if bs is None: bs = next((t.shape[0] for t in _tensors(inputs) if t.ndim), 1)
     if bs < 1: raise ValueError(f"The batch must have at least one item, but has {bs}")
-    return _summarize(model, inputs, bs, depth)
+    return _summarize(model, inputs, bs, depth, receptive_field)
 
 # %% ../nbs/04_summary.ipynb #f10aca06
 @patch
@@ -614,7 +933,8 @@ def _footer(learn):
 @patch
 def summary(self:Learner,
     *xb, # Inputs of the model; default: those of a batch of `dls.train`
-    depth:int=None # Show modules down to this depth; None for all
+    depth:int=None, # Show modules down to this depth; None for all
+    receptive_field:bool=False # Add a column: pixels of the input that one activation of the output sees
 ) -> ModelSummary: # Shown as a table in a notebook, as text elsewhere
     "Layers, shapes, parameters and exact MACs of the model, with optimizer, loss function and callbacks; changes nothing"
     _check_model(self.model)
@@ -623,4 +943,4 @@ def summary(self:Learner,
     def _n_inp(b): return getattr(self.dls, 'n_inp', 1 if len(b) == 1 else len(b)-1)
     with undisturbed(self):
         xb,bs,real = (xb,find_bs(xb),None) if xb else _batch_shapes(dl, _n_inp)
-        return _summarize(self.model, xb, bs, depth, _footer(self), real)
+        return _summarize(self.model, xb, bs, depth, receptive_field, _footer(self), real)
