@@ -428,17 +428,24 @@ def _merge(seen, shape):
     return _Seen(tuple(d or ((n, ()),) for d,n in zip(dims, shape)), tuple(axes)).clean()
 
 # %% ../nbs/04_summary.ipynb #e8b83ff1
+_rules = {}
+def _rule(*names): return lambda f: _rules.update(dict.fromkeys(names, f)) or f
+def _by_dims(*names): return [n.format(d) for n in names for d in (1,2,3)]
+
+# %% ../nbs/04_summary.ipynb #ba900cab
 def _states(seen): return [o for s in seen for o in (_states(s) if isinstance(s, list) else [s]) if o]
 def _each(v, n): return list(v)*n if is_listy(v) and len(v) == 1 else list(v) if is_listy(v) else [v]*n
 
+# %% ../nbs/04_summary.ipynb #4516b6a1
 def _windows(s, out, first, ks, strides, pads, dilations):
     "Windows slide over the dimensions from `first` on"
     for i,(k,st,p,dl) in enumerate(zip(ks, strides, pads, dilations)):
         s = s.read(first+i, out.shape[first+i], 1, st, lambda o: [o*st-p+dl*t for t in range(k)])
     return s
 
-def _rf_conv(s, out, x, w, bias, stride, padding, dilation, transposed, output_padding, groups):
-    nd = w.ndim-2
+@_rule('convolution')
+def _rf_conv(name, seen, out, x, w, bias, stride, padding, dilation, transposed, output_padding, groups):
+    s,nd = seen[0],w.ndim-2
     stride,padding,dilation = _each(stride, nd),_each(padding, nd),_each(dilation, nd)
     if any(ks for _,ks in s.dims[1]) and groups > 1: raise _Unknown
     s = s.whole([1]).put(1, out.shape[1])
@@ -447,12 +454,16 @@ def _rf_conv(s, out, x, w, bias, stride, padding, dilation, transposed, output_p
         s = s.read(2+i, out.shape[2+i], st, 1, lambda o: [(o+p-dl*t)//st for t in range(k) if (o+p-dl*t) % st == 0])
     return s
 
-def _rf_pool(s, out, x, ks, stride=(), padding=0, *args, **_):
-    ks = _each(ks, x.ndim-2 if not is_listy(ks) else len(ks))
-    dilation = args[0] if args and not isinstance(args[0], bool) else 1
-    return _windows(s, out, x.ndim-len(ks), ks, _each(stride or ks, len(ks)), _each(padding, len(ks)), _each(dilation, len(ks)))
+# %% ../nbs/04_summary.ipynb #8fe16db2
+@_rule(*_by_dims('max_pool{}d_with_indices', 'max_pool{}d', 'avg_pool{}d'))
+def _rf_pool(name, seen, out, x, ks, stride=(), padding=0, dilation=1, *_):
+    ks = _each(ks, int(name[8]))
+    n = len(ks)
+    return _windows(seen[0], out, x.ndim-n, ks, _each(stride or ks, n), _each(padding, n), _each(dilation if 'max' in name else 1, n))
 
-def _rf_adaptive(s, out, x, size, *_):
+@_rule(*_by_dims('_adaptive_avg_pool{}d', 'adaptive_avg_pool{}d', 'adaptive_max_pool{}d'))
+def _rf_adaptive(name, seen, out, x, size):
+    s = seen[0]
     for d in range(x.ndim-len(size), x.ndim):
         n,m = x.shape[d],out.shape[d]
         a,b = m//math.gcd(n, m),n//math.gcd(n, m)
@@ -460,135 +471,160 @@ def _rf_adaptive(s, out, x, size, *_):
     return s
 
 # %% ../nbs/04_summary.ipynb #e4689bd0
-def _rf_upsample(s, out, name, x, *args):
-    align = 'nearest' not in name and True in [o for o in args if isinstance(o, bool)]
+@_rule(*_by_dims('upsample_nearest{}d', '_upsample_nearest_exact{}d'), 'upsample_linear1d', 'upsample_bilinear2d', 'upsample_bicubic2d', 'upsample_trilinear3d')
+def _rf_upsample(name, seen, out, x, *args):
+    s,align = seen[0],'nearest' not in name and True in [o for o in args if isinstance(o, bool)]
     for d in range(2, x.ndim):
-        n,m = (x.shape[d]-align)or 1,(out.shape[d]-align) or 1
+        n,m = (x.shape[d]-align) or 1,(out.shape[d]-align) or 1
         a,b = m//math.gcd(n, m),n//math.gcd(n, m)
         def _around(o):
-            if 'nearest' in name: return [((2*o+1)*b//(2*a)) if 'exact' in name else o*b//a]
+            if 'nearest' in name: return [(2*o+1)*b//(2*a) if 'exact' in name else o*b//a]
             i,rest = divmod(o*b, a) if align else divmod((2*o+1)*b-a, 2*a)
             return [i] if not rest else range(i-1, i+3) if 'cubic' in name else (i, i+1)
         s = s.read(d, out.shape[d], a, b, _around)
     return s
 
-def _rf_shuffle(s, out, name, x, r):
-    up = name == 'pixel_shuffle'
-    if any(ks for _,ks in s.dims[-3]): raise _Unknown
-    s = s.put(x.ndim-3, out.shape[-3])
-    for d in (x.ndim-2, x.ndim-1): s = s.read(d, out.shape[d], r if up else 1, 1 if up else r, lambda o: [o//r] if up else range(o*r, o*r+r))
+@_rule('pixel_shuffle', 'pixel_unshuffle')
+def _rf_shuffle(name, seen, out, x, r):
+    if any(ks for _,ks in seen[0].dims[-3]): raise _Unknown
+    s,up = seen[0].put(x.ndim-3, out.shape[-3]),name == 'pixel_shuffle'
+    n_out,n_in,f = (r, 1, lambda o: [o//r]) if up else (1, r, lambda o: range(o*r, o*r+r))
+    for d in (x.ndim-2, x.ndim-1): s = s.read(d, out.shape[d], n_out, n_in, f)
     return s
 
-def _rf_pad(s, out, x, pad, *_):
+# %% ../nbs/04_summary.ipynb #5898dca3
+@_rule('constant_pad_nd', *_by_dims('reflection_pad{}d', 'replication_pad{}d'))
+def _rf_pad(name, seen, out, x, pad, *_):
+    s = seen[0]
     for i,left in enumerate(pad[::2]):
         d = x.ndim-1-i
         if left or pad[2*i+1]: s = s.read(d, out.shape[d], 1, 1, lambda o: [o-left])
     return s
 
-def _rf_slice(s, out, x, dim=0, start=None, end=None, step=1):
-    d,n = dim % x.ndim,x.shape[dim]
-    if out.shape == x.shape: return s
+@_rule('slice')
+def _rf_slice(name, seen, out, x, dim=0, start=None, end=None, step=1):
+    if out.shape == x.shape: return seen[0]
+    n = x.shape[dim]
     start = 0 if start is None else max(start+n, 0) if start < 0 else start
-    return s.read(d, out.shape[d], 1, step, lambda o: [start+o*step])
+    return seen[0].read(dim % x.ndim, out.shape[dim], 1, step, lambda o: [start+o*step])
 
-def _rf_select(s, out, x, dim, i):
-    s = s.read(dim % x.ndim, 1, 1, 0, lambda o: [i % x.shape[dim]])
-    return s.drop([dim])
-
-# %% ../nbs/04_summary.ipynb #5898dca3
-def _rf_split(s, out, name, x, size, dim=0):
-    starts = [0]+list(itertools.accumulate(o.shape[dim] for o in out))
-    return [_rf_slice(s, o, x, dim, i) for o,i in zip(out, starts)]
-
-def _rf_cat(seen, out, ts, dim=0):
-    d = dim % out.ndim
-    along = {k for s in seen if s for _,ks in s.dims[d] for k in ks}
-    known = [s for s in seen if s]
-    if along and len(known) > 1: raise _Unknown
-    if not along: return _merge([s.put(d, out.shape[d]) for s in known], out.shape)
-    s = known[0]
-    # more positions than the axes have, so no further window can be laid over them
-    return _Seen((*s.dims[:d], ((out.shape[d], tuple(along)*2),), *s.dims[d+1:]), s.axes)
-
-def _insert(s, d): return _Seen((*s.dims[:d], (), *s.dims[d:]), s.axes)
-
-def _rf_product(sa, sb, out, a, b):
-    "Rows of `a` times columns of `b`: all of what they share is read"
-    nd = out.ndim
-    left = sa and sa.whole([a.ndim-1]).put(a.ndim-1, out.shape[-1])
-    right = sb and sb.whole([b.ndim-2] if b.ndim > 1 else [0])
-    if right and b.ndim > 1: right = right.put(b.ndim-2, out.shape[-2])
-    if left and right:
-        over = {k for s,d in ((left, nd-2), (right, nd-1)) for _,ks in s.dims[d] for k in ks}
-        left,right = [_Seen(s.dims, tuple(None if k in over else o for k,o in enumerate(s.axes))).clean() for s in (left, right)]
-    return _merge([s for s in (left, right) if s], out.shape)
-
-def _rf_attention(seen, out, q, k, v):
-    "Queries read all keys and values"
-    sq,sk,sv = seen
-    over = [s.whole([s_.ndim-2, s_.ndim-1]).put(s_.ndim-2, out.shape[-2]).put(s_.ndim-1, out.shape[-1]) for s,s_ in ((sk, k), (sv, v)) if s]
-    if sq: over.append(sq.whole([q.ndim-1]).put(q.ndim-1, out.shape[-1]))
-    return _merge(over, out.shape)
+@_rule('split', 'split_with_sizes', 'chunk')
+def _rf_split(name, seen, out, x, size, dim=0):
+    starts = [0, *itertools.accumulate(o.shape[dim] for o in out)]
+    return [_rf_slice(name, seen, o, x, dim, i) for o,i in zip(out, starts)]
 
 # %% ../nbs/04_summary.ipynb #d5c4259a
-_elementwise = set('''clone _to_copy detach alias lift_fresh contiguous dropout native_dropout gelu hardswish hardtanh silu mish leaky_relu
-    elu softplus relu relu6 sigmoid tanh hardsigmoid prelu _prelu_kernel masked_fill where bernoulli rrelu_with_noise'''.split())
-_over_dims = set('mean sum amax amin max min prod var var_mean std logsumexp linalg_vector_norm norm argmax argmin any all softmax '
-    '_softmax _log_softmax _safe_softmax cumsum'.split())
+@_rule('select')
+def _rf_select(name, seen, out, x, dim, i): return seen[0].read(dim % x.ndim, 1, 1, 0, lambda o: [i % x.shape[dim]]).drop([dim])
+
+@_rule('unbind')
+def _rf_unbind(name, seen, out, x, dim=0): return [_rf_select(name, seen, o, x, dim, i) for i,o in enumerate(out)]
+
+# %% ../nbs/04_summary.ipynb #0e015110
+@_rule('view', '_unsafe_view', 'reshape', '_reshape_alias')
+def _rf_view(name, seen, out, x, *_): return _reshape(seen[0], out.shape)
+
+@_rule('permute')
+def _rf_permute(name, seen, out, x, order): return _Seen(tuple(seen[0].dims[d] for d in order), seen[0].axes)
+
+@_rule('transpose', 't')
+def _rf_transpose(name, seen, out, x, a=0, b=-1):
+    order = list(range(x.ndim))
+    order[a],order[b] = order[b],order[a]
+    return _rf_permute(name, seen, out, x, order)
+
+# %% ../nbs/04_summary.ipynb #a8d4e58b
+def _all_dims(d, x): return [o % x.ndim for o in (range(x.ndim) if d is None or d == [] else d if is_listy(d) else [d])]
+def _insert(s, d): return _Seen((*s.dims[:d], (), *s.dims[d:]), s.axes)
+
+@_rule('unsqueeze')
+def _rf_unsqueeze(name, seen, out, x, dim): return _insert(seen[0], dim % out.ndim)
+
+# %% ../nbs/04_summary.ipynb #26482d70
+@_rule('squeeze')
+def _rf_squeeze(name, seen, out, x, dim=None): return seen[0].drop([d for d in _all_dims(dim, x) if x.shape[d] == 1])
+
+# %% ../nbs/04_summary.ipynb #f920b40e
+@_rule(*'mean sum amax amin max min prod var var_mean std logsumexp argmax argmin any all _softmax _log_softmax _safe_softmax cumsum'.split())
+def _rf_reduce(name, seen, out, x, dim=None, *_):
+    ds = _all_dims(None if isinstance(dim, bool) else dim, x)
+    s = seen[0].whole(ds)
+    if out.ndim < x.ndim: return s.drop(ds)
+    for d in ds: s = s.put(d, out.shape[d])
+    return s
+
+@_rule('linalg_vector_norm', 'norm')
+def _rf_vector_norm(name, seen, out, x, p=2, *args): return _rf_reduce(name, seen, out, x, *args)
+
+@_rule('native_layer_norm', '_fused_rms_norm')
+def _rf_layer_norm(name, seen, out, x, shape, *_): return seen[0].whole(range(x.ndim-len(shape), x.ndim))
+
+# %% ../nbs/04_summary.ipynb #f7a4edb9
+@_rule('native_group_norm')
+def _rf_group_norm(name, seen, out, x, *_): return seen[0].whole(range(1, x.ndim))
+
+@_rule('native_batch_norm', '_native_batch_norm_legit', '_native_batch_norm_legit_no_training', 'cudnn_batch_norm', 'miopen_batch_norm')
+def _rf_batch_norm(name, seen, out, x, *args):
+    return seen[0].whole([0, *range(2, x.ndim)]) if True in [o for o in args if isinstance(o, bool)] else seen[0]
+
+@_rule('roll', 'flip', 'glu')
+def _rf_along(name, seen, out, x, *args):
+    "Known only along dimensions that aren't the image's"
+    s = seen[0]
+    for d in _all_dims(args[-1] if args else -1, x):
+        if any(ks for _,ks in s.dims[d]): raise _Unknown
+        s = s.put(d, out.shape[d])
+    return s
+
+# %% ../nbs/04_summary.ipynb #b5bbab74
+@_rule('cat')
+def _rf_cat(name, seen, out, ts, dim=0):
+    d,known = dim % out.ndim,_states(seen)
+    along = {k for s in known for _,ks in s.dims[d] for k in ks}
+    if not along: return _merge([s.put(d, out.shape[d]) for s in known], out.shape)
+    if len(known) > 1: raise _Unknown
+    return _Seen((*known[0].dims[:d], ((out.shape[d], tuple(along)*2),), *known[0].dims[d+1:]), known[0].axes)
+
+@_rule('stack')
+def _rf_stack(name, seen, out, ts, dim=0): return _merge([_insert(s, dim % out.ndim) for s in _states(seen)], out.shape)
+
+@_rule('copy')
+def _rf_copy(name, seen, out, x, src, *_): return _merge([seen[1]], out.shape)
+
+# %% ../nbs/04_summary.ipynb #c4de15ac
+@_rule('mm', 'bmm', 'mv', 'dot')
+def _rf_product(name, seen, out, a, b):
+    left,right = seen[0] and seen[0].whole([a.ndim-1]).put(a.ndim-1, out.shape[-1]),seen[1] and seen[1].whole([max(b.ndim-2, 0)])
+    if right and b.ndim > 1: right = right.put(b.ndim-2, out.shape[-2])
+    both = [s for s in (left, right) if s]
+    if len(both) > 1:
+        over = {k for s,d in zip(both, (-2,-1)) for _,ks in s.dims[d] for k in ks}
+        both = [_Seen(s.dims, tuple(None if k in over else o for k,o in enumerate(s.axes))).clean() for s in both]
+    return _merge(both, out.shape)
+
+@_rule('addmm', 'baddbmm')
+def _rf_addmm(name, seen, out, c, a, b, *_):
+    return _merge(_states([seen[0], _rf_product(name, seen[1:], out, a, b) if _states(seen[1:]) else None]), out.shape)
+
+def _rf_attention(name, seen, out, q, k, v, *_):
+    over = [s.whole([-2,-1]).put(t.ndim-2, out.shape[-2]).put(t.ndim-1, out.shape[-1]) for s,t in zip(seen[1:3], (k, v)) if s]
+    return _merge(over + [s.whole([-1]).put(q.ndim-1, out.shape[-1]) for s in _states(seen[:1])], out.shape)
+
+# %% ../nbs/04_summary.ipynb #54b4b4a6
+_elementwise = set('clone _to_copy detach alias lift_fresh dropout native_dropout gelu hardswish hardtanh silu mish leaky_relu elu softplus '
+    'relu relu6 sigmoid tanh hardsigmoid prelu _prelu_kernel masked_fill where rrelu_with_noise expand'.split())
+_of_several = {'cat', 'stack', 'copy', 'mm', 'bmm', 'mv', 'dot', 'addmm', 'baddbmm'}
 
 def _rf_rule(func, name, seen, out, args):
     "What the result `out` of an operator sees; `seen`: what each of `args` does, or for a list of tensors each of them"
-    s,x = seen[0],args[0]
-    if name == 'copy' and seen[1]: return _merge([seen[1]], out.shape)
-    if name in _elementwise or torch.Tag.pointwise in func.tags: return _merge([o for o in seen if o], out.shape)
-    if name == 'cat': return _rf_cat(s, out, *args)
-    if name == 'stack': return _merge([_insert(o, (args[1] if len(args) > 1 else 0) % out.ndim) for o in _states(s)], out.shape)
-    if name in ('mm', 'bmm', 'mv', 'dot'): return _rf_product(s, seen[1], out, *args[:2])
-    if name in ('addmm', 'baddbmm'):
-        both = [o for o in (s, (seen[1] or seen[2]) and _rf_product(*seen[1:3], out, *args[1:3])) if o]
-        return _merge(both, out.shape)
-    if name.startswith('_scaled_dot_product'): return _rf_attention(seen[:3], out, *args[:3])
-    if not s or _states(seen[1:]): raise _Unknown
-    if name == 'convolution': return _rf_conv(s, out, *args)
-    if re.fullmatch(r'(max|avg)_pool\dd(_with_indices)?', name): return _rf_pool(s, out, *args)
-    if re.fullmatch(r'_?adaptive_(max|avg)_pool\dd', name): return _rf_adaptive(s, out, *args)
-    if re.fullmatch(r'_?upsample_(nearest|nearest_exact|linear|bilinear|bicubic|trilinear)\w*(?<!_aa)', name): return _rf_upsample(s, out, name, *args)
-    if name in ('pixel_shuffle', 'pixel_unshuffle'): return _rf_shuffle(s, out, name, *args)
-    if re.fullmatch(r'constant_pad_nd|re(flec|plica)tion_pad\dd', name): return _rf_pad(s, out, *args)
-    return _rf_layout(name, s, out, *args)
-
-def _rf_layout(name, s, out, x, *args):
-    "The rules of operators that move, choose or sum up positions"
-    def _dims(o, default): return [d % x.ndim for d in (default if o is None or o == [] else o if is_listy(o) else [o])]
-    if name in ('view', '_unsafe_view', 'reshape', '_reshape_alias'): return _reshape(s, out.shape)
-    if name == 'permute': return _Seen(tuple(s.dims[d] for d in args[0]), s.axes)
-    if name in ('transpose', 't'):
-        order = list(range(x.ndim))
-        a,b = args or (0, x.ndim-1)
-        order[a],order[b] = order[b],order[a]
-        return _Seen(tuple(s.dims[d] for d in order), s.axes)
-    if name == 'unsqueeze': return _insert(s, args[0] % out.ndim)
-    if name == 'squeeze': return s.drop([d for d in _dims(args[0] if args else None, range(x.ndim)) if x.shape[d] == 1])
-    if name == 'expand': return _merge([s], out.shape)
-    if name == 'slice': return _rf_slice(s, out, x, *args)
-    if name == 'select': return _rf_select(s, out, x, *args)
-    if name == 'unbind': return [_rf_select(s, o, x, args[0] if args else 0, i) for i,o in enumerate(out)]
-    if name in ('split', 'split_with_sizes', 'chunk'): return _rf_split(s, out, name, x, *args)
-    if name in ('native_layer_norm', '_fused_rms_norm'): return s.whole(range(x.ndim-len(args[0]), x.ndim))
-    if name == 'native_group_norm': return s.whole(range(1, x.ndim))
-    if 'batch_norm' in name: return s.whole([0, *range(2, x.ndim)]) if True in [o for o in args if isinstance(o, bool)] else s
-    if name in _over_dims:
-        if 'norm' in name: args = args[1:]
-        ds = _dims(args[0] if args and not isinstance(args[0], bool) else None, range(x.ndim))
-        s = s.whole(ds)
-        if out.ndim < x.ndim: return s.drop(ds)
-        for d in ds: s = s.put(d, out.shape[d])
-        return s
-    if name in ('roll', 'flip') and not any(ks for d in _dims(args[-1], range(x.ndim)) for _,ks in s.dims[d]): return s
-    if name == 'glu' and not any(ks for _,ks in s.dims[args[0] if args else -1]): return s.put((args[0] if args else -1) % x.ndim, out.shape[args[0] if args else -1])
+    if name.startswith('_scaled_dot_product'): return _rf_attention(name, seen, out, *args)
+    if name in _rules:
+        if name not in _of_several and (not seen[0] or _states(seen[1:])): raise _Unknown
+        return _rules[name](name, seen, out, *args)
+    if name in _elementwise or torch.Tag.pointwise in func.tags: return _merge(_states(seen), out.shape)
     raise _Unknown
 
-# %% ../nbs/04_summary.ipynb #0e015110
+# %% ../nbs/04_summary.ipynb #33f9e3a7
 class _Fields:
     "Receptive fields of tensors, followed from the first floating-point input of at least three dimensions"
     def __init__(self, inputs):
@@ -614,7 +650,7 @@ class _Fields:
                 several = isinstance(out, (list,tuple)) and name in ('split', 'split_with_sizes', 'chunk', 'unbind')
                 res = _rf_rule(func, name, seen, out if several else outs[0], args)
                 res = res if several else [res if o.shape == outs[0].shape else '?' for o in outs]
-        except Exception: res = ['?']*len(outs)
+        except Exception: res = ['?']*len(outs)  # a rule that doesn't fit must not stop the model
         for t,o in zip(outs, res):
             old = self.seen.get(t)
             self.seen[t] = o
@@ -641,6 +677,7 @@ def _table(head, body, left, sep='  '):
     def _line(r): return sep.join(v.ljust(w) if i in left else v.rjust(w) for i,(v,w) in enumerate(zip(r, widths))).rstrip()
     return '\n'.join([_line(head), '─'*min(len(_line(head)), sum(widths)+len(sep)*(len(head)-1)), *map(_line, body)])
 
+# %% ../nbs/04_summary.ipynb #a047dca2
 @dataclass
 class ModelSummary:
     "What a model is made of and costs: printed as text, shown as a table in a notebook"
@@ -724,6 +761,7 @@ def _repr_markdown_(self:ModelSummary):
     lines = [_line(self._head()), '|---|---|---|---|--:|---|--:|--:|--:|' + '--:|'*self.receptive_field, *map(_line, self._body('&emsp;'))]
     return f'**{self.name}** (input {_fmt_shape(self.in_shape)})\n\n' + '\n'.join(lines) + '\n\n' + '  \n'.join(self._notes())
 
+# %% ../nbs/04_summary.ipynb #bdc26b3e
 @patch
 def to_df(self:ModelSummary)->pd.DataFrame: # A row a module, all depths
     "The rows as a DataFrame"
@@ -930,6 +968,7 @@ def _footer(learn):
         res.append('Model unfrozen' if learn.opt.frozen_idx == 0 else f'Model frozen up to parameter group {learn.opt.frozen_idx}')
     return res + ['Callbacks: ' + ', '.join(cb.name for cb in learn.cbs.sorted('order'))]
 
+# %% ../nbs/04_summary.ipynb #a39db248
 @patch
 def summary(self:Learner,
     *xb, # Inputs of the model; default: those of a batch of `dls.train`
