@@ -6,24 +6,40 @@ from fastai.tabular.all import *
 from fastai.test_utils import synth_learner
 from torch.utils.flop_counter import FlopCounterMode
 from hypothesis import given, settings, strategies as st
-import pytest
+import hashlib, pytest
 
 from fastai_ext import models as zoo
 from fastai_ext.summary import summarize
 
+def _digest(t):
+    "What is in `t`, to the bit"
+    return type(t),t.dtype,tuple(t.shape),t.requires_grad,hashlib.sha256(t.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+
+def _ids(o): return {k: id(v) for k,v in vars(o).items()}
+def _inside(o):
+    "Everything in the lists, dicts and tuples of `o`; tensors to the bit, other objects by identity"
+    if isinstance(o, Tensor): return id(o),_digest(o)
+    if isinstance(o, dict): return [(k, _inside(v)) for k,v in o.items()]
+    if isinstance(o, (list,tuple,L)): return [_inside(v) for v in o]
+    return o if isinstance(o, (int,float,str)) else id(o)
+
 def _state(model, learn=None):
     "All that a summary must leave alone, as comparable values"
-    def _h(d): return {k: (id(t), t._version, t.detach().double().sum().item() if t.numel() else 0) for k,t in d}
-    ms,mod = list(model.modules()),nn.modules.module
-    res = [_h(model.named_parameters()), _h(model.named_buffers()), [m.training for m in ms], [list(vars(m)) for m in ms]]
-    res.append([p.grad if p.grad is None else (id(p.grad), p.grad.sum().item()) for p in model.parameters()])
-    res.append([(list(m._forward_hooks), list(m._forward_pre_hooks), list(m._backward_hooks)) for m in ms])
-    res.append([list(mod._global_forward_hooks), list(mod._global_forward_pre_hooks), torch.backends.mha.get_fastpath_enabled()])
-    res.append([torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()])
+    mod,ps = nn.modules.module,list(model.parameters())
+    res = dict(params=[(id(p), p._version, _digest(p)) for p in ps], grads=[p.grad if p.grad is None else (id(p.grad), _digest(p.grad)) for p in ps])
+    res['buffers'] = [(n, id(b), b._version, _digest(b)) for n,b in model.named_buffers()]
+    res['modules'] = [[(k, _inside(v)) for k,v in vars(m).items()] for m in model.modules()]
+    res['modes'] = [m.training for m in model.modules()]
+    res['global hooks'] = [list(mod._global_forward_hooks), list(mod._global_forward_pre_hooks), list(mod._global_backward_hooks)]
+    res['torch'] = [torch.backends.mha.get_fastpath_enabled(), torch.is_grad_enabled(), torch.is_autocast_enabled('cpu'), torch.get_default_dtype()]
+    res['rng'] = [torch.get_rng_state().tolist(), [str(o) for o in np.random.get_state()], np.random.get_state()[1].tolist(), random.getstate()]
     if learn is None: return res
-    rec = learn.recorder
-    return res + [[id(cb) for cb in learn.cbs], [str(vars(rec).get(k)) for k in ('losses', 'lrs', 'values')], list(vars(learn)),
-        str(learn.opt.state_dict()) if learn.opt else None, [dl.rng.getstate() for dl in learn.dls.loaders]]
+    res['learner'],res['callbacks'] = _ids(learn),[(id(cb), _inside(vars(cb))) for cb in learn.cbs]
+    if learn.opt: res['optimizer'] = _inside(learn.opt.state_dict()),_inside(list(learn.opt.hypers)),[_inside(vars(learn.opt))]
+    for i,dl in enumerate(getattr(learn.dls, 'loaders', [])):
+        tfms = [f for o in ('after_item','before_batch','after_batch') for f in (getattr(dl, o, None),) if isinstance(f, Pipeline)]
+        res[f'loader {i}'] = _ids(dl),getattr(dl, 'rng', random).getstate(),[_ids(f) for p in tfms for f in (p, *p.fs)]
+    return res
 
 def _torch_macs(model, *x):
     with FlopCounterMode(display=False) as c, torch.no_grad(): model.eval()(*x)
