@@ -908,10 +908,12 @@ def _is_ordinary(dl):
     if any(getattr(type(dl), o) is not getattr(DataLoader, o) or o in vars(dl) for o in _loading): return False
     return not dl.before_batch.fs if isinstance(dl.before_batch, Pipeline) else getattr(dl.before_batch, '__func__', None) is DataLoader.before_batch
 
-def _two_items(dl):
-    "The first and the last item of `dl` as a batch"
+def _few_items(dl):
+    "A batch of one item of `dl`, or of two if its transforms may change their number"
     dl.before_iter()
-    items = [dl.do_item(i) for i in ([0, dl.n-1] if dl.n > 1 else [0])]
+    items = [dl.do_item(i) for i in {0, dl.n-1}]
+    if any(_shape(o) != _shape(items[0]) for o in items): raise ValueError
+    if isinstance(dl.after_batch, Pipeline) and all(type(f).__module__.startswith('fastai') for f in dl.after_batch.fs): del items[1:]
     b = dl.do_batch(items)
     b = dl.after_batch(b if dl.device is None else to_device(b, dl.device))
     if not all(isinstance(t, Tensor) and t.ndim and len(t) == len(items) for t in tree_leaves(b)): raise ValueError
@@ -939,13 +941,13 @@ def _kept_loader(dl):
             vars(o).update(old)
 
 def _batch_shapes(dl, n_inp):
-    "Inputs of a batch of `dl`, their number of items, and if these inputs are on the meta device a function that gives real ones"
+    "Inputs of a batch of `dl`, their number of items, and if they are on the meta device a function that gives real ones"
     def _inputs(b): return tuple(b[:n_inp(b)]) if is_listy(b) else (b,)
     def _whole():
         with _kept_loader(dl): return _inputs(_whole_batch(dl))
     if _is_ordinary(dl):
         with contextlib.suppress(Exception), _kept_loader(dl):
-            xb,n = _inputs(_two_items(dl)),min(dl.bs, dl.n)
+            xb,n = _inputs(_few_items(dl)),min(dl.bs, dl.n)
             return tree_map(lambda t: _widen(t, n), xb),n,_whole
     xb = _whole()
     return xb,find_bs(xb),None
@@ -979,7 +981,9 @@ def summary(self:Learner,
     _check_model(self.model)
     _check_depth(depth)
     if not xb: _check_loader(dl := getattr(getattr(self, 'dls', None), 'train', None))
-    def _n_inp(b): return getattr(self.dls, 'n_inp', 1 if len(b) == 1 else len(b)-1)
+    def _n_inp(b):
+        n = vars(self.dls).get('n_inp') or getattr(dl.dataset, 'n_inp', None) or vars(dl).get('_n_inp')
+        return ifnone(n, 1 if len(b) == 1 else len(b)-1)
     with undisturbed(self):
         xb,bs,real = (xb,find_bs(xb),None) if xb else _batch_shapes(dl, _n_inp)
         return _summarize(self.model, xb, bs, depth, receptive_field, _footer(self), real)
