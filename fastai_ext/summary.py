@@ -713,6 +713,9 @@ def _inside(self:ModelSummary, row): # `row` and all below it
     return [r for r in self.rows if not row.depth or r is row or r.name.startswith(f'{row.name}.')]
 
 # %% ../nbs/04_summary.ipynb #d2787ac4
+def _mega(n): return f'{n/1e6:,.3f}' if n >= 1000 else f'{n/1e6:.6f}'
+def _bytes(n): return f'{n/2**20:,.2f} MiB' if n >= 2**20/10 else f'{n/2**10:,.2f} KiB'
+
 @patch
 def _body(self:ModelSummary, indent):
     "Cells of each row"
@@ -725,15 +728,14 @@ def _body(self:ModelSummary, indent):
         if inner and not params: trained = ''
         yield [indent*(max(r.depth,1)-1) + (r.name.split('.')[-1] or '(model)') + (f' ({r.calls} calls)' if r.calls > 1 else ''), r.cls,
             _fmt_shape(r.in_shape), _fmt_shape(r.out_shape) or ('not called' if not r.calls and not inner else ''), _num(params, ','), trained,
-            _num(macs/1e6, ',.3f'), _num(2*macs/1e6, ',.3f'), _num(macs/total, '.1%')] + [_fmt_field(r.receptive_field)]*self.receptive_field
+            _mega(macs) if macs else '', _mega(2*macs) if macs else '', _num(macs/total, '.1%')] + [_fmt_field(r.receptive_field)]*self.receptive_field
 
 # %% ../nbs/04_summary.ipynb #96754361
 @patch
 def _notes(self:ModelSummary):
     "The lines below the table"
-    def _mb(n): return f'{n/2**20:,.2f} MiB'
-    lines = [f'Total: {self.total_params:,} parameters ({self.trainable_params:,} trainable), {self.total_macs/1e6:,.3f} MMACs, '
-        f'{self.total_flops/1e6:,.3f} MFLOPs an item; {_mb(self.param_bytes)} of parameters, {_mb(self.activation_bytes)} of activations an item']
+    lines = [f'Total: {self.total_params:,} parameters ({self.trainable_params:,} trainable), {_mega(self.total_macs)} MMACs, '
+        f'{_mega(self.total_flops)} MFLOPs an item; {_bytes(self.param_bytes)} of parameters, {_bytes(self.activation_bytes)} of activations an item']
     if self.unknown: lines.append('Not counted, since there is no formula: ' + ', '.join(f'{k} ({n} calls)' for k,n in self.unknown.items()))
     if self.fallback: lines.append(f'Run for real, since the model can\'t run without data: {self.fallback}')
     if self.error: lines.append(f'FAILED {self.error}')

@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 import hashlib, pytest
 
 from fastai_ext import models as zoo
+from fastai_ext import summary as summary_module
 from fastai_ext.summary import summarize
 
 def _digest(t):
@@ -133,7 +134,8 @@ def _nets(draw):
             layers.append(nn.BatchNorm2d(c))
             params += 2*c
         elif kind == 'branch':
-            layers.append(_Branch(c))
+            einsum = draw(st.booleans()) and c > 1  # over one channel it is a multiplication without a sum
+            layers.append(_Branch(c, einsum))
             params,macs = params+2*c*c,macs+2*n*n*c*c
         else:
             if shared is None or shared.in_channels != c:
@@ -146,10 +148,11 @@ def _nets(draw):
     return model,(c0,n0,n0),params+c*n*n*nf+nf,macs+c*n*n*nf
 
 class _Branch(nn.Module):
-    def __init__(self, c):
+    def __init__(self, c, einsum):
         super().__init__()
-        self.a,self.w = nn.Conv2d(c, c, 1, bias=False),nn.Parameter(torch.randn(c,c))
-    def forward(self, x): return self.a(x) + (x.movedim(1,-1)@self.w).movedim(-1,1)
+        self.a,self.w,self.einsum = nn.Conv2d(c, c, 1, bias=False),nn.Parameter(torch.randn(c,c)),einsum
+    def forward(self, x):
+        return self.a(x) + (torch.einsum('nchw,cd->ndhw', x, self.w) if self.einsum else (x.movedim(1,-1)@self.w).movedim(-1,1))
 
 @settings(max_examples=60, deadline=None)
 @given(_nets(), st.integers(1,3))
@@ -317,3 +320,39 @@ def test_plot():
     axs = summarize(models.xresnet.xresnet18(), input_size=(3,64,64)).plot()
     assert [ax.get_title() for ax in axs] == ['Parameters (millions)', 'MMACs an item']
     plt.close('all')
+
+# shapes that are remembered are those that PyTorch gives, types and strides too
+_aten,_meta = torch.ops.aten,partial(torch.zeros, device='meta')
+@pytest.mark.parametrize('op,argss', [
+    (_aten.add.Tensor, [(_meta(2,3,dtype=torch.int), 1), (_meta(2,3,dtype=torch.int), 1.), (_meta(2,3), _meta(3)), (_meta(2,3), _meta(4,2,3))]),
+    (_aten.relu.default, [(_meta(2,3,4),), (_meta(2,4,3).mT,), (_meta(2,3,4).half(),), (_meta(4,3,2),)]),
+    (_aten.convolution.default, [(_meta(2,3,9,9), _meta(4,3,3,3), None, [s,s], [p,p], [1,1], False, [0,0], 1) for s in (1,2) for p in (0,1)]),
+    (_aten.mean.dim, [(_meta(2,3,4), d, k) for d in ([1], [2], [1,2]) for k in (True,False)]),
+    (_aten.max.dim, [(_meta(2,3), 1), (_meta(2,3), 0)]), (_aten.split.Tensor, [(_meta(4,3), 2), (_meta(4,3), 3)]),
+    (_aten.add_.Tensor, [(_meta(2,3), 1), (_meta(4,3), _meta(3))]), (_aten.transpose_.default, [(_meta(2,3), 0, 1), (_meta(2,3), 0, 1)])])
+def test_remembered_shapes(op, argss):
+    def _desc(o): return [(t.shape, t.stride(), t.dtype, t.device) for t in summary_module._tensors([o])]
+    cache = summary_module._OpCache()
+    if 'transpose_' in str(op): argss = [(o[0].clone(), *o[1:]) for o in argss]
+    wants = [_desc(op(*[o.clone() if isinstance(o, Tensor) and '_.' in str(op) else o for o in args])) for args in argss]
+    for _ in range(1 if 'transpose_' in str(op) else 2):
+        for args,want in zip(argss, wants): assert _desc(cache(op, args, {})[0]) == want
+
+def test_memory_of_shapes_is_bounded_and_knows_the_default_type():
+    cache = summary_module._OpCache(size=3)
+    for i in range(1, 9): cache(_aten.relu.default, (_meta(i),), {})
+    assert len(cache.known) <= 3
+    x = _meta(3, dtype=torch.int)
+    assert cache(_aten.sqrt.default, (x,), {})[0].dtype == torch.float
+    torch.set_default_dtype(torch.double)
+    try: assert cache(_aten.sqrt.default, (x,), {})[0].dtype == torch.double
+    finally: torch.set_default_dtype(torch.float)
+
+def test_what_is_remembered_changes_no_summary():
+    m = models.xresnet.xresnet18()
+    def _rows(): return [vars(r) for r in summarize(m, input_size=(3,64,64)).rows]
+    summary_module._op_cache.known.clear()
+    first = _rows()
+    assert summary_module._op_cache.known and _rows() == first
+    cpu = summarize(_F(lambda x: x + torch.ones(3)), _z(2,3))
+    assert not cpu.error and cpu.rows[0].out_shape == (2,3)

@@ -3,7 +3,6 @@ from fastai.text.all import *
 from fastai.vision.all import *
 from fastai.collab import *
 from fastai.tabular.all import *
-from fastai.test_utils import synth_learner
 import pytest
 
 from fastai_ext import summary as module
