@@ -4,7 +4,8 @@ Claim: on ResNet-50 and ViT-B/16 with a batch of 64 x 3 x 224 x 224 on the CPU, 
 the memory. Two learners: one whose loader reads JPEG files of 500 x 375 pixels from a folder, resizes and normalises them, which is what users have; and
 one whose items are in memory, so that the loader costs next to nothing. fastai's summary loads a batch and runs the model on its first item;
 torchinfo runs the whole batch and is handed it ready. Ours loads two items and runs nothing.
-Run: `python benchmarks/summary.py [--runs 5]`; needs `torchinfo`. Times are of repeated calls in one process, interleaved, after one call of each.
+Run: `python benchmarks/summary.py [--runs 5]`; needs `torchinfo`. Times are of repeated calls in one process, interleaved, after one call of each; of
+torchinfo, which takes long, two calls. CPU seconds are those of all threads. The results hold the load of the machine (tasks that want to run).
 "First call" is one call in a new process, imports by the call included. Peak memory is the greatest resident size above the one just before the
 call, each in its own process, after a summary of a small model. Results: benchmarks/results/summary.json."""
 from fastai.vision.all import *
@@ -45,18 +46,20 @@ def ways(name, loader, path):
     return res
 
 def seconds(f):
-    start = time.perf_counter()
+    "Wall-clock and CPU seconds"
+    start = time.perf_counter(),time.process_time()
     with contextlib.redirect_stdout(None): f()
-    return time.perf_counter()-start
+    return round(time.perf_counter()-start[0], 4),round(time.process_time()-start[1], 4)
 
 def times(name, loader, runs):
-    "Seconds of each way, `runs` times"
+    "Pairs of seconds of each way, `runs` times"
     with tempfile.TemporaryDirectory() as d:
         fs,res = ways(name, loader, Path(d)),{}
         for i in range(runs+1):
             for k,f in fs.items():
-                t = seconds(f)
-                if i: res.setdefault(k, []).append(round(t, 4))
+                few = k == 'torchinfo'
+                if i < 2 or not few: t = seconds(f)
+                if (i < 2) if few else i: res.setdefault(k, []).append(t)
     return res
 
 def _rss(): return int(Path('/proc/self/statm').read_text().split()[1])*4096/2**20
@@ -78,7 +81,7 @@ def alone(what, name, loader, way):
     "The peak, or the seconds of the first call, in this process"
     with tempfile.TemporaryDirectory() as d:
         f = ways(name, loader, Path(d))[way]
-        if what == 'first': return seconds(f)
+        if what == 'first': return seconds(f)[0]
         summarize(timm.create_model('resnet18'), input_size=(3,224,224))
         return peak(f)
 
@@ -88,17 +91,21 @@ def in_new_process(*args):
 
 def main(runs):
     res = {}
-    print('| model | loader | way | median s | sd | ours is faster | first call s | peak MiB | ours takes |\n|---|---|---|--:|--:|--:|--:|--:|--:|')
+    print('| model | loader | way | median s | sd | ours is faster | CPU s | ratio | first call s | peak MiB | ours takes |\n'
+        '|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|')
     for name,loader in itertools.product(names, loaders):
-        rows = {k: dict(seconds=v, mean=statistics.mean(v), median=statistics.median(v), sd=statistics.stdev(v),
-            first=in_new_process('first', name, loader, k), peak_mib=in_new_process('peak', name, loader, k))
-            for k,v in times(name, loader, runs).items()}
+        rows = {}
+        for k,ts in times(name, loader, runs).items():
+            wall,cpu = zip(*ts)
+            rows[k] = dict(seconds=wall, mean=statistics.mean(wall), median=statistics.median(wall), sd=statistics.stdev(wall), cpu=statistics.median(cpu),
+                first=in_new_process('first', name, loader, k), peak_mib=in_new_process('peak', name, loader, k))
         res[f'{name} {loader}'],ours = rows,rows['ours']
         for k,r in rows.items():
-            print(f"| {name} | {loader} | {k} | {r['median']:.3f} | {r['sd']:.3f} | {r['median']/ours['median']:.1f} times | {r['first']:.2f} | "
-                f"{r['peak_mib']:.1f} | {ours['peak_mib']/max(r['peak_mib'], .1):.1%} |", flush=True)
+            print(f"| {name} | {loader} | {k} | {r['median']:.3f} | {r['sd']:.3f} | {r['median']/ours['median']:.1f} times | "
+                f"{r['cpu']:.3f} | {r['cpu']/ours['cpu']:.1f} | {r['first']:.2f} | {r['peak_mib']:.1f} | {ours['peak_mib']/max(r['peak_mib'], .1):.1%} |", flush=True)
     out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(dict(environment=environment(), torchinfo=torchinfo.__version__, bs=bs, runs=runs, results=res), indent=1)+'\n')
+    about = dict(environment=environment(), torchinfo=torchinfo.__version__, bs=bs, runs=runs, load=os.getloadavg()[1])
+    out.write_text(json.dumps(dict(**about, results=res), indent=1)+'\n')
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -88,6 +88,16 @@ def test_functional(f, x, macs):
     s = summarize(_F(f), *x)
     assert (s.total_macs, s.unknown, s.fallback, s.error) == (macs, {}, '', '')
 
+@pytest.mark.parametrize('name', ['flash_attention', 'efficient_attention', 'cudnn_attention', 'flash_attention_for_cpu', 'fused_attention_overrideable'])
+def test_fused_attention(name):
+    func = getattr(torch.ops.aten, f'_scaled_dot_product_{name}').default
+    assert summary_module._op_macs(func, (_z(2,4,7,8), _z(2,2,9,8), _z(2,2,9,16)), {}, None) == 2*4*7*9*24
+
+def test_attention_in_a_real_pass():
+    x = _z(2,3,7,8)
+    s = summarize(_F(lambda q: F.scaled_dot_product_attention(q, q, q) if q.sum() == 0 else q), x)
+    assert s.fallback and s.total_macs == 3*7*7*16
+
 def test_bilinear_embedding_and_recurrent():
     assert summarize(nn.Bilinear(3,4,5), _z(2,3), _z(2,4)).total_macs == 3*4*5
     assert summarize(nn.Embedding(9,4), input_size=(6,)).total_macs == 0
