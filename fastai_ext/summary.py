@@ -913,7 +913,7 @@ def _is_ordinary(dl):
 def _few_items(dl):
     "A batch of one item of `dl`, or of two if its transforms may change their number"
     dl.before_iter()
-    items = [dl.do_item(i) for i in {0, dl.n-1}]
+    items = [dl.do_item(i) for i in [0, dl.n-1][:dl.n]]
     if any(_shape(o) != _shape(items[0]) for o in items): raise ValueError
     if isinstance(dl.after_batch, Pipeline) and all(type(f).__module__.startswith('fastai') for f in dl.after_batch.fs): del items[1:]
     b = dl.do_batch(items)
