@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fastai.callback.hook import Hook, Hooks
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_map
-from .core import kept_rng, undisturbed, _snapshot
+from torch.utils._pytree import tree_leaves, tree_map
+from .core import kept_rng, undisturbed
 
 # %% ../nbs/04_summary.ipynb #92f6be55
 def _n_rows(x): return x.numel()//x.shape[-1]
@@ -67,6 +67,7 @@ class ModuleRow:
     own_macs: float = 0
     calls: int = 0
     out_bytes: int = 0 # Of a leaf's output, for one item
+    receptive_field: tuple = None # Pixels of the input that an activation sees, a number a direction; inf: all; None: unknown or not asked for
 
     @property
     def flops(self): return 2*self.macs
@@ -85,48 +86,116 @@ def _tensors(o):
 
 # %% ../nbs/04_summary.ipynb #e596d0b2
 class _Watcher:
-    "Rows for the modules of `model`, filled while it runs"
-    def __init__(self, model):
-        self.rows = {id(m): ModuleRow(n, type(m).__name__, n.count('.')+1 if n else 0) for n,m in model.named_modules()}
-        self.order,self.stack,self.unknown,self.macs = [],[],{},0
-        self.leaves = {id(m) for m in model.modules() if not list(m.children())}
+    "Rows for the modules `mods`, by name, filled while the model runs"
+    def __init__(self, mods):
+        self.rows = {id(m): ModuleRow(n, type(m).__name__, n.count('.')+1 if n else 0) for n,m in mods.items()}
+        self.leaves = {id(m) for m in mods.values() if not m._modules}
+        self.order,self.stack,self.running,self.unknown,self.macs,self.fields = [],[],[],{},0,None
 
     def before(self, m, inp):
-        self.stack.append((m, _shape(list(inp))))
+        self.stack.append((m, shape := _shape(inp)))
         r = self.rows.get(id(m))
         if r is None: return
+        self.running.append(r)
         r.calls += 1
-        if r.calls == 1:
-            self.order.append(id(m))
-            r.in_shape = self.stack[-1][1]
+        if r.calls > 1: return
+        self.order.append(id(m))
+        r.in_shape = shape
 
     def after(self, m, args, kwargs, out):
         while self.stack.pop()[0] is not m: pass
         r = self.rows.get(id(m))
         if r is None: return
-        if r.out_shape is None: r.in_shape,r.out_shape = _shape([*args, *kwargs.values()]),_shape(out)
+        while self.running.pop() is not r: pass
+        if r.out_shape is None:
+            if kwargs: r.in_shape = _shape([*args, *kwargs.values()])
+            r.out_shape = _shape(out)
+            if self.fields: r.receptive_field = self.fields.size(out)
         if id(m) in self.leaves: r.out_bytes += sum(t.numel()*t.element_size() for t in _tensors(out))
 
-    def op(self, func, args, kwargs, out):
-        n = _op_macs(func, args, kwargs, out)
+    def op(self, func, n):
+        "Credit `n` MACs of operator `func` to the modules that are running; None: it has no formula"
         if n is None: self.unknown[str(func)] = self.unknown.get(str(func), 0) + 1
         if not n: return
         self.macs += n
-        running = [self.rows[id(m)] for m,_ in self.stack if id(m) in self.rows]
-        for r in {r.name: r for r in running}.values(): r.macs += n
-        if running: running[-1].own_macs += n
+        for r in {id(r): r for r in self.running}.values(): r.macs += n
+        if self.running: self.running[-1].own_macs += n
+
+# %% ../nbs/04_summary.ipynb #734f69e6
+_plain_types = {type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format}
+
+def _sig(o):
+    "What a result's shape may depend on; an exception if that isn't known"
+    t = type(o)
+    if t is Tensor or t is nn.Parameter: return o.shape,o.stride(),o.dtype,o.device
+    if t in _plain_types: return t,o
+    if t is list or t is tuple: return tuple(map(_sig, o))
+    raise TypeError
+
+def _kind(func):
+    "'new' if the results of `func` are new tensors, 'inplace' if it returns its first argument, else None"
+    schema = func._schema
+    aliases = [o.alias_info for o in schema.returns]
+    if func.namespace != 'aten': return None
+    if not any(aliases): return None if schema.is_mutable else 'new'
+    first = schema.arguments[0].alias_info
+    same = len(aliases) == 1 and first and first.is_write and aliases[0].is_write
+    return 'inplace' if same and func._schema.name.endswith('_') else None
+
+# %% ../nbs/04_summary.ipynb #6ee578fd
+def _maker(out):
+    "A function that makes results such as `out`; an exception if it can't"
+    if isinstance(out, Tensor):
+        shape,stride,dtype,device = _sig(out)
+        if not out.is_meta or out.is_conj() or out.is_neg(): raise TypeError
+        return lambda: torch.empty_strided(shape, stride, dtype=dtype, device=device)
+    if isinstance(out, (list,tuple)):
+        makers,t = [_maker(o) for o in out],type(out)
+        return lambda: t([f() for f in makers])
+    _sig(out)
+    return lambda: out
+
+def _run_op(func, args, kwargs):
+    out = func(*args, **kwargs)
+    return out,_op_macs(func, args, kwargs, out)
+
+class _OpCache:
+    "Shapes of results and MACs of operators on the meta device, at most `size` of them"
+    def __init__(self, size=10_000): self.size,self.kinds,self.known = size,{},{}
+
+    def __call__(self, func, args, kwargs):
+        "Results and MACs of `func`"
+        kind = self.kinds.get(func, 0)
+        if kind == 0: kind = self.kinds[func] = _kind(func)
+        if not kind: return _run_op(func, args, kwargs)
+        try:
+            key = func,torch.get_default_dtype(),*map(_sig, args)
+            if kwargs: key = *key,*((k, _sig(v)) for k,v in kwargs.items())
+        except (TypeError, RuntimeError): return _run_op(func, args, kwargs)
+        if known := self.known.get(key): return args[0] if kind == 'inplace' else known[0](), known[1]
+        out,n = _run_op(func, args, kwargs)
+        return self.remember(key, kind == 'inplace', args, kwargs, out, n)
+
+    def remember(self, key, inplace, args, kwargs, out, n):
+        "`out` and `n`, kept for `key` if they depend on nothing else"
+        if all(t.is_meta for t in _tensors([args, kwargs, out])) and (not inplace or (out is args[0] and _sig(out) == key[2])):
+            if len(self.known) >= self.size: self.known.clear()
+            with contextlib.suppress(TypeError, RuntimeError): self.known[key] = _maker(out),n
+        return out,n
+
+_op_cache = _OpCache()
 
 # %% ../nbs/04_summary.ipynb #58e8b9e5
 @contextmanager
-def _watched(model, watcher):
-    "Call `watcher` for each module and operator that runs in the block"
+def _watched(watcher, run_op):
+    "Tell `watcher` of each module and operator that runs in the block; `run_op` runs an operator and counts its MACs"
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
     class _Count(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            kwargs = kwargs or {}
-            out = func(*args, **kwargs)
-            watcher.op(func, args, kwargs, out)
+            out,n = run_op(func, args, kwargs or {})
+            watcher.op(func, n)
+            if watcher.fields: watcher.fields.follow(func, args, kwargs or {}, out)
             return out
     fastpath = torch.backends.mha.get_fastpath_enabled()
     hooks = [register_module_forward_pre_hook(watcher.before), register_module_forward_hook(watcher.after, with_kwargs=True)]
@@ -138,38 +207,72 @@ def _watched(model, watcher):
         for h in hooks: h.remove()
 
 # %% ../nbs/04_summary.ipynb #ac799f4e
+def _refill(o, old):
+    o.clear()
+    (o.update if isinstance(o, (dict,set)) else o.extend)(old)
+
+def _kept_attrs(o, tensors, hooks):
+    "A function that gives `o` its present attributes again, and what is in its lists, dicts and sets; tensors and hooks that it finds are added"
+    attrs,keep,empty = vars(o).copy(),{},[]
+    todo = [v for v in attrs.values() if type(v) not in _plain_types]
+    for v in todo:
+        if isinstance(v, (dict,list,set,tuple)):
+            if not v: empty.append(v)
+            elif id(v) not in keep:
+                keep[id(v)] = v,dict(v) if isinstance(v, dict) else list(v)
+                todo += v.values() if isinstance(v, dict) else v
+        elif isinstance(v, Tensor): tensors.append(v)
+        elif isinstance(v, Hook): hooks.append(v)
+        elif isinstance(v, Hooks): todo += v.hooks
+        elif isinstance(v, L): todo.append(v.items)
+    def _restore():
+        now = vars(o)
+        for k in now.keys() - attrs.keys(): object.__delattr__(o, k)
+        now.update(attrs)
+        for v in empty:
+            if v: v.clear()
+        for v,old in keep.values():
+            if not isinstance(v, tuple): _refill(v, old)
+    return _restore
+
+# %% ../nbs/04_summary.ipynb #d0b74a1c
 @contextmanager
-def _kept_model(model, values):
-    "Put every module's attributes back, and if `values` the buffers' values as well"
-    hooks = [h for m in model.modules() for v in vars(m).values() for h in (v if isinstance(v, Hooks) else [v]) if isinstance(h, Hook)]
-    restores = [_snapshot(o) for o in [*model.modules(), *hooks]]
-    buffers = [(b, b.detach().clone()) for b in model.buffers()] if values else []
+def _kept_modules(mods, values):
+    "Put every module's attributes back, and if `values` the values of the tensors that modules hold as well"
+    tensors,hooks = [],[]
+    restores = [_kept_attrs(m, tensors, hooks) for m in mods]
+    restores += [_kept_attrs(h, tensors, []) for h in hooks]
+    olds = [(t, t.detach().clone(), t.requires_grad) for t in {id(t): t for t in tensors}.values()] if values else []
     try:
         with kept_rng(): yield
     finally:
         for restore in restores: restore()
         with torch.no_grad():
-            for b,old in buffers:
-                if not torch.equal(b, old): b.copy_(old)
+            for t,old,grad in olds:
+                if t.shape != old.shape or not torch.equal(t, old): t.set_(old) if t.shape != old.shape else t.copy_(old)
+                if t.requires_grad != grad: t.requires_grad_(grad)
 
-def _swap_tensors(model, f):
-    "Replace parameters and buffers of `model` by what `f` makes of them, the shared ones by shared ones"
+# %% ../nbs/04_summary.ipynb #71005452
+def _swap_tensors(mods, f):
+    "Replace parameters and buffers of `mods` by what `f` makes of them, the shared ones by shared ones"
     done = {}
     def _new(t):
         if id(t) not in done:
-            new = f(t.detach().as_subclass(Tensor))
+            new = f(t.detach() if type(t) in (Tensor, nn.Parameter) else t.detach().as_subclass(Tensor))
             done[id(t)] = nn.Parameter(new, t.requires_grad) if isinstance(t, nn.Parameter) else new
         return done[id(t)]
-    for m in model.modules():
-        for d in (m._parameters, m._buffers): d.update({k: _new(t) for k,t in d.items() if t is not None})
+    for m in mods:
+        for d in (m._parameters, m._buffers):
+            for k,t in d.items():
+                if t is not None: d[k] = _new(t)
 
 # %% ../nbs/04_summary.ipynb #eecc936d
 def _plain(inputs): return tree_map(lambda t: t.detach().as_subclass(Tensor) if isinstance(t, Tensor) else t, inputs)
 
 # %% ../nbs/04_summary.ipynb #23cad870
-def _eager(model):
-    "A context in which compiled modules of `model` run as they are written"
-    compiled = any(getattr(m, '_compiled_call_impl', None) or hasattr(m, '_orig_mod') for m in model.modules())
+def _eager(mods):
+    "A context in which compiled modules run as they are written"
+    compiled = any(m._compiled_call_impl or '_orig_mod' in m._modules for m in mods)
     return torch.compiler.set_stance('force_eager') if compiled else contextlib.nullcontext()
 
 @contextmanager
@@ -186,12 +289,18 @@ def _quiet():
 def _as_meta(t): return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device='meta')
 
 # %% ../nbs/04_summary.ipynb #a54306fe
-def _run(model, inputs, how):
-    "Run `model` in one of the three ways"
-    watcher,mode,convert = _Watcher(model),contextlib.nullcontext(),None
+def _eval(model, mods):
+    "`model.eval()`, faster where no module has its own"
+    if any(type(m).train is not nn.Module.train or type(m).eval is not nn.Module.eval for m in mods): model.eval()
+    else:
+        for m in mods: m.training = False
+
+def _run(model, named, inputs, how, fields):
+    "Run `model`, whose modules by name are `named`, in one of the three ways"
+    watcher,mods,mode,convert = _Watcher(named),list(named.values()),contextlib.nullcontext(),None
     dev = next((p.device for p in model.parameters()), None)
-    with _kept_model(model, values=how == 'real'), _eager(model), _quiet():
-        model.eval()
+    with _kept_modules(mods, values=how == 'real'), _eager(mods), _quiet():
+        _eval(model, mods)
         try:
             if how == 'fake':
                 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -200,19 +309,367 @@ def _run(model, inputs, how):
             if how == 'meta': convert,dev = _as_meta,None
             def _move(t):
                 if not isinstance(t, Tensor): return t
+                if how == 'fake' and t.is_meta: return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=dev or 'cpu')
                 t = convert(t) if convert else t
                 return t.to(dev) if dev else t
-            if convert: _swap_tensors(model, convert)
+            if convert: _swap_tensors(mods, convert)
             with mode:
                 inputs = tree_map(_move, inputs)
-                with _watched(model, watcher): model(*inputs)
+                if fields: watcher.fields = _Fields(inputs)
+                with _watched(watcher, _op_cache if how == 'meta' else _run_op): model(*inputs)
         except Exception as e: return watcher,e
     return watcher,None
+
+# %% ../nbs/04_summary.ipynb #efb2f04e
+@dataclass(frozen=True)
+class _Lattice:
+    "What each position along an axis sees: from `lo[i]` to `hi[i]`; `len(lo)` positions further, the same moved by `step`"
+    lo: tuple = (0,)
+    hi: tuple = (0,)
+    step: int = 1
+
+    @property
+    def size(self): return max(0, *(h-l+1 for l,h in zip(self.lo, self.hi)))
+    def at(self, i):
+        k,r = divmod(i, len(self.lo))
+        return self.lo[r]+k*self.step,self.hi[r]+k*self.step
+
+    def read(self, n_out, n_in, f):
+        "Position o of the result reads the positions `f(o)`, and `n_out` positions further the same moved by `n_in`"
+        m = len(self.lo)//math.gcd(len(self.lo), n_in)
+        if n_out*m > 4096: return None
+        seen = [[self.at(i) for i in f(o)] or [(math.inf,-math.inf)] for o in range(n_out*m)]
+        return _Lattice(tuple(min(l for l,_ in s) for s in seen), tuple(max(h for _,h in s) for s in seen), self.step*n_in*m//len(self.lo))
+
+    def union(self, other):
+        "For a sum of two branches; None if they have different rates"
+        if self == other: return self
+        n,m = len(self.lo),len(other.lo)
+        both = math.lcm(n, m)
+        if self.step*m != other.step*n or both > 4096: return None
+        ends = [(*self.at(i), *other.at(i)) for i in range(both)]
+        return _Lattice(tuple(min(a, c) for a,_,c,_ in ends), tuple(max(b, d) for _,b,_,d in ends), self.step*both//n)
+
+# %% ../nbs/04_summary.ipynb #f5b7e571
+class _Unknown(Exception): pass
+
+@dataclass(frozen=True)
+class _Seen:
+    "What a tensor sees: `dims`, for each dimension its parts (size, axes); `axes`, for each axis a `_Lattice`, or None: all of it"
+    dims: tuple
+    axes: tuple
+
+    @property
+    def all(self): return not any(self.axes)
+    def size(self): return tuple(a.size if a else math.inf for a in self.axes)
+
+    def clean(self):
+        "Without axes that see all, parts of size 1 and parts that follow one another but run along no axis"
+        dims = []
+        for d in self.dims:
+            res = []
+            for n,ks in d:
+                ks = tuple(k for k in ks if self.axes[k])
+                if not ks and res and not res[-1][1]: res[-1] = res[-1][0]*n,()
+                elif ks or n > 1: res.append((n, ks))
+            dims.append(tuple(res))
+        return _Seen(tuple(dims), self.axes)
+
+    def whole(self, ds):
+        "After all positions of the dimensions `ds` were read"
+        over = {k for d in ds for _,ks in self.dims[d] for k in ks}
+        return _Seen(self.dims, tuple(None if k in over else a for k,a in enumerate(self.axes))).clean()
+
+    def drop(self, ds): return _Seen(tuple(d for i,d in enumerate(self.dims) if i not in {o % len(self.dims) for o in ds}), self.axes)
+    def put(self, d, n): return _Seen((*self.dims[:d], ((n, ()),), *self.dims[d+1:]), self.axes)
+
+    def read(self, d, size, n_out, n_in, f):
+        "Dimension `d` gets `size` positions, each of which reads others, as `_Lattice.read` has it"
+        if not any(ks for _,ks in self.dims[d]): return self.put(d, size)
+        if len(self.dims[d]) > 1 or len(self.dims[d][0][1]) > 1: raise _Unknown
+        k,axes = self.dims[d][0][1][0],list(self.axes)
+        axes[k] = axes[k].read(n_out, n_in, f)
+        if axes[k] is None: raise _Unknown
+        return _Seen((*self.dims[:d], ((size, (k,)),), *self.dims[d+1:]), tuple(axes))
+
+# %% ../nbs/04_summary.ipynb #66216dba
+def _reshape(s, shape):
+    "`s` viewed with `shape`"
+    parts,dims = [p for d in s.clean().dims for p in d][::-1],[]
+    for n in shape:
+        dim = [parts.pop()] if n == 1 and parts and parts[-1][0] == 1 else []
+        while n > 1:
+            if not parts: raise _Unknown
+            size,ks = parts.pop()
+            if n % size == 0: dim.append((size, ks))
+            elif not ks and math.gcd(n, size) > 1:
+                size,rest = math.gcd(n, size),size//math.gcd(n, size)
+                dim.append((size, ks))
+                parts.append((rest, ks))
+            else: raise _Unknown
+            n //= size
+        dims.append(tuple(dim))
+    return _Seen(tuple(dims), s.axes).clean()
+
+def _merge(seen, shape):
+    "What a tensor of `shape` sees that is made elementwise of such that see `seen`"
+    dims,axes = [()]*len(shape),list(seen[0].axes)
+    for s in seen:
+        for k,a in enumerate(s.axes):
+            if axes[k] and a:
+                axes[k] = axes[k].union(a)
+                if axes[k] is None: raise _Unknown
+            else: axes[k] = None
+    for s in seen:
+        for i,d in enumerate(_Seen(s.dims, axes).clean().dims, len(shape)-len(s.dims)):
+            if any(ks for _,ks in d):
+                if math.prod(n for n,_ in d) != shape[i] or (dims[i] and d != dims[i]): raise _Unknown
+                dims[i] = d
+    return _Seen(tuple(d or ((n, ()),) for d,n in zip(dims, shape)), tuple(axes)).clean()
+
+# %% ../nbs/04_summary.ipynb #e8b83ff1
+_rules = {}
+def _rule(*names): return lambda f: _rules.update(dict.fromkeys(names, f)) or f
+def _by_dims(*names): return [n.format(d) for n in names for d in (1,2,3)]
+
+# %% ../nbs/04_summary.ipynb #ba900cab
+def _states(seen): return [o for s in seen for o in (_states(s) if isinstance(s, list) else [s]) if o]
+def _each(v, n): return list(v)*n if is_listy(v) and len(v) == 1 else list(v) if is_listy(v) else [v]*n
+
+# %% ../nbs/04_summary.ipynb #4516b6a1
+def _windows(s, out, first, ks, strides, pads, dilations):
+    "Windows slide over the dimensions from `first` on"
+    for i,(k,st,p,dl) in enumerate(zip(ks, strides, pads, dilations)):
+        s = s.read(first+i, out.shape[first+i], 1, st, lambda o: [o*st-p+dl*t for t in range(k)])
+    return s
+
+@_rule('convolution')
+def _rf_conv(name, seen, out, x, w, bias, stride, padding, dilation, transposed, output_padding, groups):
+    s,nd = seen[0],w.ndim-2
+    stride,padding,dilation = _each(stride, nd),_each(padding, nd),_each(dilation, nd)
+    if any(ks for _,ks in s.dims[1]) and groups > 1: raise _Unknown
+    s = s.whole([1]).put(1, out.shape[1])
+    if not transposed: return _windows(s, out, 2, w.shape[2:], stride, padding, dilation)
+    for i,(k,st,p,dl) in enumerate(zip(w.shape[2:], stride, padding, dilation)):
+        s = s.read(2+i, out.shape[2+i], st, 1, lambda o: [(o+p-dl*t)//st for t in range(k) if (o+p-dl*t) % st == 0])
+    return s
+
+# %% ../nbs/04_summary.ipynb #8fe16db2
+@_rule(*_by_dims('max_pool{}d_with_indices', 'max_pool{}d', 'avg_pool{}d'))
+def _rf_pool(name, seen, out, x, ks, stride=(), padding=0, dilation=1, *_):
+    ks = _each(ks, int(name[8]))
+    n = len(ks)
+    return _windows(seen[0], out, x.ndim-n, ks, _each(stride or ks, n), _each(padding, n), _each(dilation if 'max' in name else 1, n))
+
+@_rule(*_by_dims('_adaptive_avg_pool{}d', 'adaptive_avg_pool{}d', 'adaptive_max_pool{}d'))
+def _rf_adaptive(name, seen, out, x, size):
+    s = seen[0]
+    for d in range(x.ndim-len(size), x.ndim):
+        n,m = x.shape[d],out.shape[d]
+        a,b = m//math.gcd(n, m),n//math.gcd(n, m)
+        s = s.whole([d]) if m == 1 else s.read(d, m, a, b, lambda o: range(o*b//a, -(-(o+1)*b//a)))
+    return s
+
+# %% ../nbs/04_summary.ipynb #e4689bd0
+@_rule(*_by_dims('upsample_nearest{}d', '_upsample_nearest_exact{}d'), 'upsample_linear1d', 'upsample_bilinear2d', 'upsample_bicubic2d', 'upsample_trilinear3d')
+def _rf_upsample(name, seen, out, x, *args):
+    s,align = seen[0],'nearest' not in name and True in [o for o in args if isinstance(o, bool)]
+    for d in range(2, x.ndim):
+        n,m = (x.shape[d]-align) or 1,(out.shape[d]-align) or 1
+        a,b = m//math.gcd(n, m),n//math.gcd(n, m)
+        def _around(o):
+            if 'nearest' in name: return [(2*o+1)*b//(2*a) if 'exact' in name else o*b//a]
+            i,rest = divmod(o*b, a) if align else divmod((2*o+1)*b-a, 2*a)
+            return [i] if not rest else range(i-1, i+3) if 'cubic' in name else (i, i+1)
+        s = s.read(d, out.shape[d], a, b, _around)
+    return s
+
+@_rule('pixel_shuffle', 'pixel_unshuffle')
+def _rf_shuffle(name, seen, out, x, r):
+    if any(ks for _,ks in seen[0].dims[-3]): raise _Unknown
+    s,up = seen[0].put(x.ndim-3, out.shape[-3]),name == 'pixel_shuffle'
+    n_out,n_in,f = (r, 1, lambda o: [o//r]) if up else (1, r, lambda o: range(o*r, o*r+r))
+    for d in (x.ndim-2, x.ndim-1): s = s.read(d, out.shape[d], n_out, n_in, f)
+    return s
+
+# %% ../nbs/04_summary.ipynb #5898dca3
+@_rule('constant_pad_nd', *_by_dims('reflection_pad{}d', 'replication_pad{}d'))
+def _rf_pad(name, seen, out, x, pad, *_):
+    s = seen[0]
+    for i,left in enumerate(pad[::2]):
+        d = x.ndim-1-i
+        if left or pad[2*i+1]: s = s.read(d, out.shape[d], 1, 1, lambda o: [o-left])
+    return s
+
+@_rule('slice')
+def _rf_slice(name, seen, out, x, dim=0, start=None, end=None, step=1):
+    if out.shape == x.shape: return seen[0]
+    n = x.shape[dim]
+    start = 0 if start is None else max(start+n, 0) if start < 0 else start
+    return seen[0].read(dim % x.ndim, out.shape[dim], 1, step, lambda o: [start+o*step])
+
+@_rule('split', 'split_with_sizes', 'chunk')
+def _rf_split(name, seen, out, x, size, dim=0):
+    starts = [0, *itertools.accumulate(o.shape[dim] for o in out)]
+    return [_rf_slice(name, seen, o, x, dim, i) for o,i in zip(out, starts)]
+
+# %% ../nbs/04_summary.ipynb #d5c4259a
+@_rule('select')
+def _rf_select(name, seen, out, x, dim, i): return seen[0].read(dim % x.ndim, 1, 1, 0, lambda o: [i % x.shape[dim]]).drop([dim])
+
+@_rule('unbind')
+def _rf_unbind(name, seen, out, x, dim=0): return [_rf_select(name, seen, o, x, dim, i) for i,o in enumerate(out)]
+
+# %% ../nbs/04_summary.ipynb #0e015110
+@_rule('view', '_unsafe_view', 'reshape', '_reshape_alias')
+def _rf_view(name, seen, out, x, *_): return _reshape(seen[0], out.shape)
+
+@_rule('permute')
+def _rf_permute(name, seen, out, x, order): return _Seen(tuple(seen[0].dims[d] for d in order), seen[0].axes)
+
+@_rule('transpose', 't')
+def _rf_transpose(name, seen, out, x, a=0, b=-1):
+    order = list(range(x.ndim))
+    order[a],order[b] = order[b],order[a]
+    return _rf_permute(name, seen, out, x, order)
+
+# %% ../nbs/04_summary.ipynb #a8d4e58b
+def _all_dims(d, x): return [o % x.ndim for o in (range(x.ndim) if d is None or d == [] else d if is_listy(d) else [d])]
+def _insert(s, d): return _Seen((*s.dims[:d], (), *s.dims[d:]), s.axes)
+
+@_rule('unsqueeze')
+def _rf_unsqueeze(name, seen, out, x, dim): return _insert(seen[0], dim % out.ndim)
+
+# %% ../nbs/04_summary.ipynb #26482d70
+@_rule('squeeze')
+def _rf_squeeze(name, seen, out, x, dim=None): return seen[0].drop([d for d in _all_dims(dim, x) if x.shape[d] == 1])
+
+# %% ../nbs/04_summary.ipynb #f920b40e
+@_rule(*'mean sum amax amin max min prod var var_mean std logsumexp argmax argmin any all _softmax _log_softmax _safe_softmax cumsum'.split())
+def _rf_reduce(name, seen, out, x, dim=None, *_):
+    ds = _all_dims(None if isinstance(dim, bool) else dim, x)
+    s = seen[0].whole(ds)
+    if out.ndim < x.ndim: return s.drop(ds)
+    for d in ds: s = s.put(d, out.shape[d])
+    return s
+
+@_rule('linalg_vector_norm', 'norm')
+def _rf_vector_norm(name, seen, out, x, p=2, *args): return _rf_reduce(name, seen, out, x, *args)
+
+@_rule('native_layer_norm', '_fused_rms_norm')
+def _rf_layer_norm(name, seen, out, x, shape, *_): return seen[0].whole(range(x.ndim-len(shape), x.ndim))
+
+# %% ../nbs/04_summary.ipynb #f7a4edb9
+@_rule('native_group_norm')
+def _rf_group_norm(name, seen, out, x, *_): return seen[0].whole(range(1, x.ndim))
+
+@_rule('native_batch_norm', '_native_batch_norm_legit', '_native_batch_norm_legit_no_training', 'cudnn_batch_norm', 'miopen_batch_norm')
+def _rf_batch_norm(name, seen, out, x, *args):
+    return seen[0].whole([0, *range(2, x.ndim)]) if True in [o for o in args if isinstance(o, bool)] else seen[0]
+
+@_rule('roll', 'flip', 'glu')
+def _rf_along(name, seen, out, x, *args):
+    "Known only along dimensions that aren't the image's"
+    s = seen[0]
+    for d in _all_dims(args[-1] if args else -1, x):
+        if any(ks for _,ks in s.dims[d]): raise _Unknown
+        s = s.put(d, out.shape[d])
+    return s
+
+# %% ../nbs/04_summary.ipynb #b5bbab74
+@_rule('cat')
+def _rf_cat(name, seen, out, ts, dim=0):
+    d,known = dim % out.ndim,_states(seen)
+    along = {k for s in known for _,ks in s.dims[d] for k in ks}
+    if not along: return _merge([s.put(d, out.shape[d]) for s in known], out.shape)
+    if len(known) > 1: raise _Unknown
+    return _Seen((*known[0].dims[:d], ((out.shape[d], tuple(along)*2),), *known[0].dims[d+1:]), known[0].axes)
+
+@_rule('stack')
+def _rf_stack(name, seen, out, ts, dim=0): return _merge([_insert(s, dim % out.ndim) for s in _states(seen)], out.shape)
+
+@_rule('copy')
+def _rf_copy(name, seen, out, x, src, *_): return _merge([seen[1]], out.shape)
+
+# %% ../nbs/04_summary.ipynb #c4de15ac
+@_rule('mm', 'bmm', 'mv', 'dot')
+def _rf_product(name, seen, out, a, b):
+    left,right = seen[0] and seen[0].whole([a.ndim-1]).put(a.ndim-1, out.shape[-1]),seen[1] and seen[1].whole([max(b.ndim-2, 0)])
+    if right and b.ndim > 1: right = right.put(b.ndim-2, out.shape[-2])
+    both = [s for s in (left, right) if s]
+    if len(both) > 1:
+        over = {k for s,d in zip(both, (-2,-1)) for _,ks in s.dims[d] for k in ks}
+        both = [_Seen(s.dims, tuple(None if k in over else o for k,o in enumerate(s.axes))).clean() for s in both]
+    return _merge(both, out.shape)
+
+@_rule('addmm', 'baddbmm')
+def _rf_addmm(name, seen, out, c, a, b, *_):
+    return _merge(_states([seen[0], _rf_product(name, seen[1:], out, a, b) if _states(seen[1:]) else None]), out.shape)
+
+def _rf_attention(name, seen, out, q, k, v, *_):
+    over = [s.whole([-2,-1]).put(t.ndim-2, out.shape[-2]).put(t.ndim-1, out.shape[-1]) for s,t in zip(seen[1:3], (k, v)) if s]
+    return _merge(over + [s.whole([-1]).put(q.ndim-1, out.shape[-1]) for s in _states(seen[:1])], out.shape)
+
+# %% ../nbs/04_summary.ipynb #54b4b4a6
+_elementwise = set('clone _to_copy detach alias lift_fresh dropout native_dropout gelu hardswish hardtanh silu mish leaky_relu elu softplus '
+    'relu relu6 sigmoid tanh hardsigmoid prelu _prelu_kernel masked_fill where rrelu_with_noise expand'.split())
+_of_several = {'cat', 'stack', 'copy', 'mm', 'bmm', 'mv', 'dot', 'addmm', 'baddbmm'}
+
+def _rf_rule(func, name, seen, out, args):
+    "What the result `out` of an operator sees; `seen`: what each of `args` does, or for a list of tensors each of them"
+    if name.startswith('_scaled_dot_product'): return _rf_attention(name, seen, out, *args)
+    if name in _rules:
+        if name not in _of_several and (not seen[0] or _states(seen[1:])): raise _Unknown
+        return _rules[name](name, seen, out, *args)
+    if name in _elementwise or torch.Tag.pointwise in func.tags: return _merge(_states(seen), out.shape)
+    raise _Unknown
+
+# %% ../nbs/04_summary.ipynb #33f9e3a7
+class _Fields:
+    "Receptive fields of tensors, followed from the first floating-point input of at least three dimensions"
+    def __init__(self, inputs):
+        from torch.utils.weak import WeakTensorKeyDictionary
+        self.seen = WeakTensorKeyDictionary()
+        x = first(t for t in _tensors(inputs) if t.is_floating_point() and t.ndim > 2)
+        if x is not None: self.seen[x] = _Seen(tuple(((n, (i-2,) if i > 1 else ()),) for i,n in enumerate(x.shape)), (_Lattice(),)*(x.ndim-2))
+
+    def of(self, o): return [self.of(t) for t in o] if isinstance(o, (list,tuple)) else self.seen.get(o) if isinstance(o, Tensor) else None
+
+    def follow(self, func, args, kwargs, out):
+        "Note what `out`, the result of `func`, sees"
+        seen,name = self.of(args),func._overloadpacket.__name__
+        got = _states([*seen, *map(self.of, kwargs.values())])
+        outs = _tensors(out)
+        if not got or not outs: return
+        name = name[:-1] if name.endswith('_') and func._schema.is_mutable else name
+        known = [o for o in got if o != '?']
+        try:
+            if any(o.all for o in known): res = [_Seen(((),)*o.ndim, (None,)*len(known[0].axes)) for o in outs]
+            elif len(known) < len(got): raise _Unknown
+            else:
+                several = isinstance(out, (list,tuple)) and name in ('split', 'split_with_sizes', 'chunk', 'unbind')
+                res = _rf_rule(func, name, seen, out if several else outs[0], args)
+                res = res if several else [res if o.shape == outs[0].shape else '?' for o in outs]
+        except Exception: res = ['?']*len(outs)  # a rule that doesn't fit must not stop the model
+        for t,o in zip(outs, res):
+            old = self.seen.get(t)
+            self.seen[t] = o
+            if func._schema.is_mutable and o != old and t._is_view(): self.seen[t._base] = '?'
+
+    def size(self, o):
+        "The greatest area that a tensor in `o` sees along each axis; None: unknown"
+        got = [self.seen[t] for t in _tensors(o) if t in self.seen]
+        return None if not got or '?' in got else tuple(map(max, zip(*(s.size() for s in got))))
 
 # %% ../nbs/04_summary.ipynb #7933874e
 def _fmt_shape(s):
     if s is None: return ''
     return '×'.join(map(str, s)) if isinstance(s, tuple) else ', '.join(map(_fmt_shape, s))
+
+def _fmt_field(rf):
+    if rf is None: return ''
+    sizes = ['all' if o == math.inf else str(o) for o in rf]
+    return sizes[0] if len(set(sizes)) == 1 else '×'.join(sizes)
 
 def _table(head, body, left, sep='  '):
     "Aligned text; the columns in `left` to the left"
@@ -220,6 +677,7 @@ def _table(head, body, left, sep='  '):
     def _line(r): return sep.join(v.ljust(w) if i in left else v.rjust(w) for i,(v,w) in enumerate(zip(r, widths))).rstrip()
     return '\n'.join([_line(head), '─'*min(len(_line(head)), sum(widths)+len(sep)*(len(head)-1)), *map(_line, body)])
 
+# %% ../nbs/04_summary.ipynb #a047dca2
 @dataclass
 class ModelSummary:
     "What a model is made of and costs: printed as text, shown as a table in a notebook"
@@ -237,6 +695,7 @@ class ModelSummary:
     fallback: str = '' # Why the model had to run for real
     error: str = '' # Where and why the model failed
     footer: list = field(default_factory=list) # Further lines, of a Learner
+    receptive_field: bool = False # Is there a column for it?
 
     @property
     def total_flops(self): return 2*self.total_macs
@@ -254,6 +713,9 @@ def _inside(self:ModelSummary, row): # `row` and all below it
     return [r for r in self.rows if not row.depth or r is row or r.name.startswith(f'{row.name}.')]
 
 # %% ../nbs/04_summary.ipynb #d2787ac4
+def _mega(n): return f'{n/1e6:,.3f}' if n >= 1000 else f'{n/1e6:.6f}'
+def _bytes(n): return f'{n/2**20:,.2f} MiB' if n >= 2**20/10 else f'{n/2**10:,.2f} KiB'
+
 @patch
 def _body(self:ModelSummary, indent):
     "Cells of each row"
@@ -266,54 +728,78 @@ def _body(self:ModelSummary, indent):
         if inner and not params: trained = ''
         yield [indent*(max(r.depth,1)-1) + (r.name.split('.')[-1] or '(model)') + (f' ({r.calls} calls)' if r.calls > 1 else ''), r.cls,
             _fmt_shape(r.in_shape), _fmt_shape(r.out_shape) or ('not called' if not r.calls and not inner else ''), _num(params, ','), trained,
-            _num(macs/1e6, ',.3f'), _num(2*macs/1e6, ',.3f'), _num(macs/total, '.1%')]
+            _mega(macs) if macs else '', _mega(2*macs) if macs else '', _num(macs/total, '.1%')] + [_fmt_field(r.receptive_field)]*self.receptive_field
 
 # %% ../nbs/04_summary.ipynb #96754361
 @patch
 def _notes(self:ModelSummary):
     "The lines below the table"
-    def _mb(n): return f'{n/2**20:,.2f} MiB'
-    lines = [f'Total: {self.total_params:,} parameters ({self.trainable_params:,} trainable), {self.total_macs/1e6:,.3f} MMACs, '
-        f'{self.total_flops/1e6:,.3f} MFLOPs an item; {_mb(self.param_bytes)} of parameters, {_mb(self.activation_bytes)} of activations an item']
+    lines = [f'Total: {self.total_params:,} parameters ({self.trainable_params:,} trainable), {_mega(self.total_macs)} MMACs, '
+        f'{_mega(self.total_flops)} MFLOPs an item; {_bytes(self.param_bytes)} of parameters, {_bytes(self.activation_bytes)} of activations an item']
     if self.unknown: lines.append('Not counted, since there is no formula: ' + ', '.join(f'{k} ({n} calls)' for k,n in self.unknown.items()))
     if self.fallback: lines.append(f'Run for real, since the model can\'t run without data: {self.fallback}')
     if self.error: lines.append(f'FAILED {self.error}')
     return lines + self.footer
 
 # %% ../nbs/04_summary.ipynb #7e5de2ba
-_head = ['Module', 'Class', 'Input', 'Output', 'Parameters', 'Trained', 'MMACs', 'MFLOPs', 'Share']
+@patch
+def _head(self:ModelSummary):
+    return ['Module', 'Class', 'Input', 'Output', 'Parameters', 'Trained', 'MMACs', 'MFLOPs', 'Share'] + ['Receptive field']*self.receptive_field
 
 @patch
 def __repr__(self:ModelSummary):
-    body,cols = list(self._body('  ')),list(range(len(_head)))
-    def _text(): return _table([_head[i] for i in cols], [[r[i] for i in cols] for r in body], {cols.index(i) for i in (0,1,2,3) if i in cols})
+    head,body = self._head(),list(self._body('  '))
+    cols = list(range(len(head)))
+    def _text(): return _table([head[i] for i in cols], [[r[i] for i in cols] for r in body], {cols.index(i) for i in (0,1,2,3) if i in cols})
     width = shutil.get_terminal_size((160,24)).columns
-    for drop in (2, 7, 5, 8, 1, 3):
-        if max(map(len, _text().splitlines())) > width: cols.remove(drop)
+    for drop in (2, 7, 5, 8, 1, 3, 9):
+        if drop in cols and max(map(len, _text().splitlines())) > width: cols.remove(drop)
     text = '\n'.join(o if len(o) <= width else o[:width-1]+'…' for o in _text().splitlines())
     return f'{self.name} (input {_fmt_shape(self.in_shape)})\n{text}\n' + '\n'.join(self._notes())
 
 @patch
 def _repr_markdown_(self:ModelSummary):
     def _line(r): return '| ' + ' | '.join(o.replace('|', '\\|') for o in r) + ' |'
-    lines = [_line(_head), '|---|---|---|---|--:|---|--:|--:|--:|', *map(_line, self._body('&emsp;'))]
+    lines = [_line(self._head()), '|---|---|---|---|--:|---|--:|--:|--:|' + '--:|'*self.receptive_field, *map(_line, self._body('&emsp;'))]
     return f'**{self.name}** (input {_fmt_shape(self.in_shape)})\n\n' + '\n'.join(lines) + '\n\n' + '  \n'.join(self._notes())
 
+# %% ../nbs/04_summary.ipynb #bdc26b3e
 @patch
 def to_df(self:ModelSummary)->pd.DataFrame: # A row a module, all depths
     "The rows as a DataFrame"
     return pd.DataFrame([dict(vars(r), flops=r.flops) for r in self.rows])
 
 # %% ../nbs/04_summary.ipynb #9938a83b
-def _rows(model, w, bs):
-    "The rows in execution order, parameters put in, containers that are never called with what is inside them"
-    mods = dict(model.named_modules())
-    seen,place,kids = set(),{mid: i for i,mid in enumerate(w.order)},defaultdict(list)
-    for n,m in mods.items():
-        r,ps = w.rows[id(m)],list(m.parameters())
-        own = [p for p in m.parameters(recurse=False) if id(p) not in seen]
-        seen.update(map(id, own))
-        r.params,r.trainable,r.own_params = sum(p.numel() for p in ps),sum(p.numel() for p in ps if p.requires_grad),sum(p.numel() for p in own)
+def _param_sets(model):
+    "For each module, by id: the parameters in it and its submodules, by id"
+    res = {}
+    def _walk(m):
+        if id(m) not in res:
+            ps = {id(p): p for p in m._parameters.values() if p is not None}
+            for o in m._modules.values():
+                if o is not None: ps.update(_walk(o))
+            res[id(m)] = ps
+        return res[id(m)]
+    _walk(model)
+    return res
+
+def _put_params(mods, rows, sets, root):
+    "Parameters of each module into its row, and in `own_params` those that it holds itself and no row before it"
+    seen = set()
+    size = {i: p.numel() for i,p in root.items()}
+    frozen = {i for i,p in root.items() if not p.requires_grad}
+    for m in mods.values():
+        r,ps = rows[id(m)],sets[id(m)]
+        r.params = sum(map(size.__getitem__, ps))
+        r.trainable = r.params - sum(size[i] for i in frozen & ps.keys()) if frozen else r.params
+        own = {id(p) for p in m._parameters.values() if p is not None}
+        r.own_params = sum(map(size.__getitem__, own - seen))
+        seen |= own
+
+def _rows(mods, w, bs):
+    "The rows in execution order, containers that are never called with what is inside them"
+    place,kids = {mid: i for i,mid in enumerate(w.order)},defaultdict(list)
+    for n in mods:
         if n: kids[n.rpartition('.')[0]].append(n)
     firsts = {}
     for n,m in reversed(mods.items()):
@@ -332,30 +818,36 @@ def _unwrapped(model):
         if inner is None: return model
         model = inner
 
-def _summarize(model, inputs, bs, depth, footer=()):
-    model,inputs = _unwrapped(model),_plain(inputs)
-    fallback = ''
-    w,err = _run(model, inputs, 'meta')
-    if err is not None: w,err = _run(model, inputs, 'fake')
-    if err is not None:
-        fallback = f'{type(err).__name__}: {err}'.split('\n')[0]
-        w,err = _run(model, inputs, 'real')
-    error = ''
+def _first_line(e): return f'{type(e).__name__}: {e}'.split('\n')[0]
+
+def _summarize(model, inputs, bs, depth, fields, footer=(), real=None):
+    "The summary; `real` is a function that gives the inputs if `inputs` are without data"
+    model,inputs,fallback,error = _unwrapped(model),_plain(inputs),'',''
+    mods = dict(model.named_modules())
+    for how in ('meta','fake','real'):
+        if how == 'real':
+            fallback = _first_line(err)
+            if real: inputs = _plain(real())
+        w,err = _run(model, mods, inputs, how, fields)
+        if err is None: break
     if err is not None:
         fallback,(m,shape) = '',w.stack[-1] if w.stack else (model,_shape(inputs))
         where = w.rows[id(m)].name if id(m) in w.rows else ''
-        error = f"in {where or 'the model'} ({type(m).__name__}, input {_fmt_shape(shape)}): {type(err).__name__}: {err}".split('\n')[0]
-    ps = list(model.parameters())
-    rows = _rows(model, w, bs)
-    return ModelSummary(type(model).__name__, rows, bs, _shape(list(inputs)), sum(p.numel() for p in ps),
+        error = f"in {where or 'the model'} ({type(m).__name__}, input {_fmt_shape(shape)}): {_first_line(err)}"
+    sets = _param_sets(model)
+    root = sets[id(model)]
+    _put_params(mods, w.rows, sets, root)
+    rows,ps = _rows(mods, w, bs),root.values()
+    return ModelSummary(type(model).__name__, rows, bs, _shape(inputs), sum(p.numel() for p in ps),
         sum(p.numel() for p in ps if p.requires_grad), w.macs//bs if w.macs % bs == 0 else w.macs/bs,
-        sum(p.numel()*p.element_size() for p in ps), sum(r.out_bytes for r in rows), depth, w.unknown, fallback, error, list(footer))
+        sum(p.numel()*p.element_size() for p in ps), sum(r.out_bytes for r in rows), depth, w.unknown, fallback, error, list(footer), fields)
 
 # %% ../nbs/04_summary.ipynb #3a7df418
 def _check_model(model):
     if not isinstance(model, nn.Module): raise TypeError(f"`model` must be an nn.Module, but is a {type(model).__name__}: {model!r}")
-    lazy = [n for n,p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
-    if lazy: raise ValueError(f"`model` has lazy parameters ({', '.join(lazy[:3])}): run it on one batch first, which gives them a shape")
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for m in model.modules() for p in m._parameters.values()):
+        lazy = [n for n,p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
+        raise ValueError(f"`model` has lazy parameters ({', '.join(lazy[:3])}): run it on one batch first, which gives them a shape")
 
 def _check_depth(depth):
     if depth is not None and (not isinstance(depth, int) or depth < 1): raise ValueError(f"`depth` must be None or an integer from 1, but is {depth!r}")
@@ -378,7 +870,8 @@ def summarize(
     input_size:tuple=None, # Instead of `inputs`: size of one item without the batch, such as (3,224,224)
     dtype:torch.dtype=None, # Of the input made from `input_size`; default: integers for an embedding, else the parameters' type
     bs:int=None, # Items in the batch, by which MACs are divided; default: size of the first tensor's first dimension
-    depth:int=None # Show modules down to this depth; None for all
+    depth:int=None, # Show modules down to this depth; None for all
+    receptive_field:bool=False # Add a column: pixels of the input that one activation of the output sees
 ) -> ModelSummary: # `total_params`, `total_macs`, `rows`...; shown as a table
     "Layers, shapes, parameters and exact MACs of `model`, which is neither run nor changed"
     _check_model(model)
@@ -387,7 +880,7 @@ def summarize(
     if input_size is not None: inputs = (_from_size(_unwrapped(model), input_size, dtype),)
     if bs is None: bs = next((t.shape[0] for t in _tensors(inputs) if t.ndim), 1)
     if bs < 1: raise ValueError(f"The batch must have at least one item, but has {bs}")
-    return _summarize(model, inputs, bs, depth)
+    return _summarize(model, inputs, bs, depth, receptive_field)
 
 # %% ../nbs/04_summary.ipynb #f10aca06
 @patch
@@ -409,24 +902,90 @@ def plot(self:ModelSummary,
     return axs
 
 # %% ../nbs/04_summary.ipynb #22151b68
+_loading = '__iter__ one_batch create_batches chunkify do_item create_item do_batch create_batch retain get_idxs sample shuffle_fn'.split()
+
+def _is_ordinary(dl):
+    "Does `dl` collate single items in fastai's own way?"
+    if not isinstance(dl, DataLoader) or not dl.indexed or not dl.bs or not dl.n: return False
+    if any(getattr(type(dl), o) is not getattr(DataLoader, o) or o in vars(dl) for o in _loading): return False
+    return not dl.before_batch.fs if isinstance(dl.before_batch, Pipeline) else getattr(dl.before_batch, '__func__', None) is DataLoader.before_batch
+
+def _few_items(dl):
+    "A batch of one item of `dl`, or of two if its transforms may change their number"
+    dl.before_iter()
+    items = [dl.do_item(i) for i in [0, dl.n-1][:dl.n]]
+    if any(_shape(o) != _shape(items[0]) for o in items): raise ValueError
+    if isinstance(dl.after_batch, Pipeline) and all(type(f).__module__.startswith('fastai') for f in dl.after_batch.fs): del items[1:]
+    b = dl.do_batch(items)
+    b = dl.after_batch(b if dl.device is None else to_device(b, dl.device))
+    if not all(isinstance(t, Tensor) and t.ndim and len(t) == len(items) for t in tree_leaves(b)): raise ValueError
+    return b
+
+def _widen(t, n):
+    "A tensor on the meta device with the type and layout of `t`, for `n` items"
+    t = t.detach().as_subclass(Tensor)
+    return torch.empty_strided((n, *t.shape[1:]), (t[0].numel(), *t.stride()[1:]), dtype=t.dtype, device='meta')
+
+# %% ../nbs/04_summary.ipynb #4a57208d
+def _whole_batch(dl):
+    if hasattr(dl, 'one_batch'): return dl.one_batch()
+    if isinstance(dl.dataset, torch.utils.data.IterableDataset) or not dl.batch_size: return next(iter(dl))
+    return dl.collate_fn([dl.dataset[i] for i in range(min(dl.batch_size, len(dl.dataset)))])
+
+@contextmanager
+def _kept_loader(dl):
+    pipes = [p for p in (getattr(dl, o, None) for o in ('after_item','before_batch','after_batch')) if isinstance(p, Pipeline)]
+    olds = [(o, dict(vars(o))) for o in [dl, *pipes, *(f for p in pipes for f in p.fs)]]
+    try: yield
+    finally:
+        for o,old in olds:
+            vars(o).clear()
+            vars(o).update(old)
+
+def _batch_shapes(dl, n_inp):
+    "Inputs of a batch of `dl`, their number of items, and if they are on the meta device a function that gives real ones"
+    def _inputs(b): return tuple(b[:n_inp(b)]) if is_listy(b) else (b,)
+    def _whole():
+        with _kept_loader(dl): return _inputs(_whole_batch(dl))
+    if _is_ordinary(dl):
+        with contextlib.suppress(Exception), _kept_loader(dl):
+            xb,n = _inputs(_few_items(dl)),min(dl.bs, dl.n)
+            return tree_map(lambda t: _widen(t, n), xb),n,_whole
+    xb = _whole()
+    return xb,find_bs(xb),None
+
+# %% ../nbs/04_summary.ipynb #89fab89f
+def _check_loader(dl):
+    if dl is None: raise ValueError("The learner has no training data: pass a batch, `learn.summary(xb)`, or use `summarize(learn.model, ...)`")
+    try: n = len(dl)
+    except TypeError: return
+    bs = getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)
+    if not n: raise ValueError(f"The training DataLoader has no batch (items: {len(dl.dataset)}, bs: {bs}, drop_last: "
+        f"{dl.drop_last}): pass one, `learn.summary(xb)`, or take a smaller `bs`")
+
+def _name(f): return getattr(f, '__name__', None) or (_name(f.func) if isinstance(f, partial) else str(f))
+
+def _footer(learn):
+    "The lines below the table that fastai's summary has"
+    res = [f'Optimizer: {_name(learn.opt_func)}', f'Loss function: {learn.loss_func}']
+    if getattr(learn, 'opt', None) is not None:
+        res.append('Model unfrozen' if learn.opt.frozen_idx == 0 else f'Model frozen up to parameter group {learn.opt.frozen_idx}')
+    return res + ['Callbacks: ' + ', '.join(cb.name for cb in learn.cbs.sorted('order'))]
+
+# %% ../nbs/04_summary.ipynb #a39db248
 @patch
 def summary(self:Learner,
-    *xb, # Inputs of the model; default: one batch of `dls.train`
-    depth:int=None # Show modules down to this depth; None for all
+    *xb, # Inputs of the model; default: those of a batch of `dls.train`
+    depth:int=None, # Show modules down to this depth; None for all
+    receptive_field:bool=False # Add a column: pixels of the input that one activation of the output sees
 ) -> ModelSummary: # Shown as a table in a notebook, as text elsewhere
     "Layers, shapes, parameters and exact MACs of the model, with optimizer, loss function and callbacks; changes nothing"
     _check_model(self.model)
     _check_depth(depth)
-    dl = getattr(getattr(self, 'dls', None), 'train', None) if not xb else None
-    if not xb and dl is None: raise ValueError("The learner has no training data: pass a batch, `learn.summary(xb)`, or use `summarize(learn.model, ...)`")
-    if not xb and not len(dl): raise ValueError(f"The training DataLoader has no batch (items: {len(dl.dataset)}, bs: {dl.bs}, drop_last: "
-        f"{dl.drop_last}): pass one, `learn.summary(xb)`, or take a smaller `bs`")
-    footer = [f'Optimizer: {_name(self.opt_func)}', f'Loss function: {self.loss_func}']
-    if getattr(self, 'opt', None) is not None:
-        footer.append('Model unfrozen' if self.opt.frozen_idx == 0 else f'Model frozen up to parameter group {self.opt.frozen_idx}')
-    footer.append('Callbacks: ' + ', '.join(cb.name for cb in self.cbs.sorted('order')))
+    if not xb: _check_loader(dl := getattr(getattr(self, 'dls', None), 'train', None))
+    def _n_inp(b):
+        n = vars(self.dls).get('n_inp') or getattr(dl.dataset, 'n_inp', None) or vars(dl).get('_n_inp')
+        return ifnone(n, 1 if len(b) == 1 else len(b)-1)
     with undisturbed(self):
-        if not xb: xb = dl.one_batch()[:getattr(dl, 'n_inp', 1)]
-        return _summarize(self.model, tuple(xb), find_bs(xb), depth, footer)
-
-def _name(f): return getattr(f, '__name__', None) or (_name(f.func) if isinstance(f, partial) else str(f))
+        xb,bs,real = (xb,find_bs(xb),None) if xb else _batch_shapes(dl, _n_inp)
+        return _summarize(self.model, xb, bs, depth, receptive_field, _footer(self), real)

@@ -6,24 +6,41 @@ from fastai.tabular.all import *
 from fastai.test_utils import synth_learner
 from torch.utils.flop_counter import FlopCounterMode
 from hypothesis import given, settings, strategies as st
-import pytest
+import hashlib, pytest
 
 from fastai_ext import models as zoo
+from fastai_ext import summary as summary_module
 from fastai_ext.summary import summarize
+
+def _digest(t):
+    "What is in `t`, to the bit"
+    return type(t),t.dtype,tuple(t.shape),t.requires_grad,hashlib.sha256(t.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+
+def _ids(o): return {k: id(v) for k,v in vars(o).items()}
+def _inside(o):
+    "Everything in the lists, dicts and tuples of `o`; tensors to the bit, other objects by identity"
+    if isinstance(o, Tensor): return id(o),_digest(o)
+    if isinstance(o, dict): return [(k, _inside(v)) for k,v in o.items()]
+    if isinstance(o, (list,tuple,L)): return [_inside(v) for v in o]
+    return o if isinstance(o, (int,float,str)) else id(o)
 
 def _state(model, learn=None):
     "All that a summary must leave alone, as comparable values"
-    def _h(d): return {k: (id(t), t._version, t.detach().double().sum().item() if t.numel() else 0) for k,t in d}
-    ms,mod = list(model.modules()),nn.modules.module
-    res = [_h(model.named_parameters()), _h(model.named_buffers()), [m.training for m in ms], [list(vars(m)) for m in ms]]
-    res.append([p.grad if p.grad is None else (id(p.grad), p.grad.sum().item()) for p in model.parameters()])
-    res.append([(list(m._forward_hooks), list(m._forward_pre_hooks), list(m._backward_hooks)) for m in ms])
-    res.append([list(mod._global_forward_hooks), list(mod._global_forward_pre_hooks), torch.backends.mha.get_fastpath_enabled()])
-    res.append([torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()])
+    mod,ps = nn.modules.module,list(model.parameters())
+    res = dict(params=[(id(p), p._version, _digest(p)) for p in ps], grads=[p.grad if p.grad is None else (id(p.grad), _digest(p.grad)) for p in ps])
+    res['buffers'] = [(n, id(b), b._version, _digest(b)) for n,b in model.named_buffers()]
+    res['modules'] = [[(k, _inside(v)) for k,v in vars(m).items()] for m in model.modules()]
+    res['modes'] = [m.training for m in model.modules()]
+    res['global hooks'] = [list(mod._global_forward_hooks), list(mod._global_forward_pre_hooks), list(mod._global_backward_hooks)]
+    res['torch'] = [torch.backends.mha.get_fastpath_enabled(), torch.is_grad_enabled(), torch.is_autocast_enabled('cpu'), torch.get_default_dtype()]
+    res['rng'] = [torch.get_rng_state().tolist(), [str(o) for o in np.random.get_state()], np.random.get_state()[1].tolist(), random.getstate()]
     if learn is None: return res
-    rec = learn.recorder
-    return res + [[id(cb) for cb in learn.cbs], [str(vars(rec).get(k)) for k in ('losses', 'lrs', 'values')], list(vars(learn)),
-        str(learn.opt.state_dict()) if learn.opt else None, [dl.rng.getstate() for dl in learn.dls.loaders]]
+    res['learner'],res['callbacks'] = _ids(learn),[(id(cb), _inside(vars(cb))) for cb in learn.cbs]
+    if learn.opt: res['optimizer'] = _inside(learn.opt.state_dict()),_inside(list(learn.opt.hypers)),[_inside(vars(learn.opt))]
+    for i,dl in enumerate(getattr(learn.dls, 'loaders', [])):
+        tfms = [f for o in ('after_item','before_batch','after_batch') for f in (getattr(dl, o, None),) if isinstance(f, Pipeline)]
+        res[f'loader {i}'] = _ids(dl),getattr(dl, 'rng', random).getstate(),[_ids(f) for p in tfms for f in (p, *p.fs)]
+    return res
 
 def _torch_macs(model, *x):
     with FlopCounterMode(display=False) as c, torch.no_grad(): model.eval()(*x)
@@ -71,6 +88,16 @@ def test_functional(f, x, macs):
     s = summarize(_F(f), *x)
     assert (s.total_macs, s.unknown, s.fallback, s.error) == (macs, {}, '', '')
 
+@pytest.mark.parametrize('name', ['flash_attention', 'efficient_attention', 'cudnn_attention', 'flash_attention_for_cpu', 'fused_attention_overrideable'])
+def test_fused_attention(name):
+    func = getattr(torch.ops.aten, f'_scaled_dot_product_{name}').default
+    assert summary_module._op_macs(func, (_z(2,4,7,8), _z(2,2,9,8), _z(2,2,9,16)), {}, None) == 2*4*7*9*24
+
+def test_attention_in_a_real_pass():
+    x = _z(2,3,7,8)
+    s = summarize(_F(lambda q: F.scaled_dot_product_attention(q, q, q) if q.sum() == 0 else q), x)
+    assert s.fallback and s.total_macs == 3*7*7*16
+
 def test_bilinear_embedding_and_recurrent():
     assert summarize(nn.Bilinear(3,4,5), _z(2,3), _z(2,4)).total_macs == 3*4*5
     assert summarize(nn.Embedding(9,4), input_size=(6,)).total_macs == 0
@@ -117,7 +144,8 @@ def _nets(draw):
             layers.append(nn.BatchNorm2d(c))
             params += 2*c
         elif kind == 'branch':
-            layers.append(_Branch(c))
+            einsum = draw(st.booleans()) and c > 1  # over one channel it is a multiplication without a sum
+            layers.append(_Branch(c, einsum))
             params,macs = params+2*c*c,macs+2*n*n*c*c
         else:
             if shared is None or shared.in_channels != c:
@@ -130,10 +158,11 @@ def _nets(draw):
     return model,(c0,n0,n0),params+c*n*n*nf+nf,macs+c*n*n*nf
 
 class _Branch(nn.Module):
-    def __init__(self, c):
+    def __init__(self, c, einsum):
         super().__init__()
-        self.a,self.w = nn.Conv2d(c, c, 1, bias=False),nn.Parameter(torch.randn(c,c))
-    def forward(self, x): return self.a(x) + (x.movedim(1,-1)@self.w).movedim(-1,1)
+        self.a,self.w,self.einsum = nn.Conv2d(c, c, 1, bias=False),nn.Parameter(torch.randn(c,c)),einsum
+    def forward(self, x):
+        return self.a(x) + (torch.einsum('nchw,cd->ndhw', x, self.w) if self.einsum else (x.movedim(1,-1)@self.w).movedim(-1,1))
 
 @settings(max_examples=60, deadline=None)
 @given(_nets(), st.integers(1,3))
@@ -301,3 +330,39 @@ def test_plot():
     axs = summarize(models.xresnet.xresnet18(), input_size=(3,64,64)).plot()
     assert [ax.get_title() for ax in axs] == ['Parameters (millions)', 'MMACs an item']
     plt.close('all')
+
+# shapes that are remembered are those that PyTorch gives, types and strides too
+_aten,_meta = torch.ops.aten,partial(torch.zeros, device='meta')
+@pytest.mark.parametrize('op,argss', [
+    (_aten.add.Tensor, [(_meta(2,3,dtype=torch.int), 1), (_meta(2,3,dtype=torch.int), 1.), (_meta(2,3), _meta(3)), (_meta(2,3), _meta(4,2,3))]),
+    (_aten.relu.default, [(_meta(2,3,4),), (_meta(2,4,3).mT,), (_meta(2,3,4).half(),), (_meta(4,3,2),)]),
+    (_aten.convolution.default, [(_meta(2,3,9,9), _meta(4,3,3,3), None, [s,s], [p,p], [1,1], False, [0,0], 1) for s in (1,2) for p in (0,1)]),
+    (_aten.mean.dim, [(_meta(2,3,4), d, k) for d in ([1], [2], [1,2]) for k in (True,False)]),
+    (_aten.max.dim, [(_meta(2,3), 1), (_meta(2,3), 0)]), (_aten.split.Tensor, [(_meta(4,3), 2), (_meta(4,3), 3)]),
+    (_aten.add_.Tensor, [(_meta(2,3), 1), (_meta(4,3), _meta(3))]), (_aten.transpose_.default, [(_meta(2,3), 0, 1), (_meta(2,3), 0, 1)])])
+def test_remembered_shapes(op, argss):
+    def _desc(o): return [(t.shape, t.stride(), t.dtype, t.device) for t in summary_module._tensors([o])]
+    cache = summary_module._OpCache()
+    if 'transpose_' in str(op): argss = [(o[0].clone(), *o[1:]) for o in argss]
+    wants = [_desc(op(*[o.clone() if isinstance(o, Tensor) and '_.' in str(op) else o for o in args])) for args in argss]
+    for _ in range(1 if 'transpose_' in str(op) else 2):
+        for args,want in zip(argss, wants): assert _desc(cache(op, args, {})[0]) == want
+
+def test_memory_of_shapes_is_bounded_and_knows_the_default_type():
+    cache = summary_module._OpCache(size=3)
+    for i in range(1, 9): cache(_aten.relu.default, (_meta(i),), {})
+    assert len(cache.known) <= 3
+    x = _meta(3, dtype=torch.int)
+    assert cache(_aten.sqrt.default, (x,), {})[0].dtype == torch.float
+    torch.set_default_dtype(torch.double)
+    try: assert cache(_aten.sqrt.default, (x,), {})[0].dtype == torch.double
+    finally: torch.set_default_dtype(torch.float)
+
+def test_what_is_remembered_changes_no_summary():
+    m = models.xresnet.xresnet18()
+    def _rows(): return [vars(r) for r in summarize(m, input_size=(3,64,64)).rows]
+    summary_module._op_cache.known.clear()
+    first = _rows()
+    assert summary_module._op_cache.known and _rows() == first
+    cpu = summarize(_F(lambda x: x + torch.ones(3)), _z(2,3))
+    assert not cpu.error and cpu.rows[0].out_shape == (2,3)

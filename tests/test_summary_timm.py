@@ -25,7 +25,6 @@ def test_model(name):
     assert (s.error, s.fallback, s.unknown) == ('', '', {})
     assert s.total_params == sum(p.numel() for p in model.parameters()) == sum(r.own_params for r in s.rows)
     assert abs(sum(r.own_macs for r in s.rows) - s.total_macs) < 1
-    try:
-        with FlopCounterMode(display=False) as c, torch.no_grad(): model(x.to('meta'))
-    except AssertionError: return
+    # frozen, since the counter's module tracker fails on views of parameters that require gradients, made under no_grad
+    with FlopCounterMode(display=False) as c, torch.no_grad(): model.requires_grad_(False)(x.to('meta'))
     assert s.total_flops == c.get_total_flops()
