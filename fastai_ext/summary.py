@@ -190,7 +190,7 @@ _op_cache = _OpCache()
 def _watched(watcher, run_op):
     "Tell `watcher` of each module and operator that runs in the block; `run_op` runs an operator and counts its MACs"
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+    from torch.nn.modules import module
     class _Count(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             out,n = run_op(func, args, kwargs or {})
@@ -198,13 +198,15 @@ def _watched(watcher, run_op):
             if watcher.fields: watcher.fields.follow(func, args, kwargs or {}, out)
             return out
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    hooks = [register_module_forward_pre_hook(watcher.before), register_module_forward_hook(watcher.after, with_kwargs=True)]
+    hooks = [module.register_module_forward_pre_hook(watcher.before), module.register_module_forward_hook(watcher.after, with_kwargs=True)]
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), _Count(): yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
         for h in hooks: h.remove()
+        # torch leaves this mark behind, and would take the hook for one that is there
+        module._global_forward_hooks_with_kwargs.pop(hooks[1].id, None)
 
 # %% ../nbs/04_summary.ipynb #ac799f4e
 def _refill(o, old):
@@ -727,7 +729,7 @@ def _body(self:ModelSummary, indent):
         trained = '' if not r.params else 'shared' if not params and not inner else 'yes' if r.trainable == r.params else 'partly' if r.trainable else 'frozen'
         if inner and not params: trained = ''
         yield [indent*(max(r.depth,1)-1) + (r.name.split('.')[-1] or '(model)') + (f' ({r.calls} calls)' if r.calls > 1 else ''), r.cls,
-            _fmt_shape(r.in_shape), _fmt_shape(r.out_shape) or ('not called' if not r.calls and not inner else ''), _num(params, ','), trained,
+            _fmt_shape(r.in_shape), _fmt_shape(r.out_shape) or ('not called' if not any(o.calls for o in self._inside(r)) and not inner else ''), _num(params, ','), trained,
             _mega(macs) if macs else '', _mega(2*macs) if macs else '', _num(macs/total, '.1%')] + [_fmt_field(r.receptive_field)]*self.receptive_field
 
 # %% ../nbs/04_summary.ipynb #96754361

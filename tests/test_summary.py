@@ -31,7 +31,7 @@ def _state(model, learn=None):
     res['buffers'] = [(n, id(b), b._version, _digest(b)) for n,b in model.named_buffers()]
     res['modules'] = [[(k, _inside(v)) for k,v in vars(m).items()] for m in model.modules()]
     res['modes'] = [m.training for m in model.modules()]
-    res['global hooks'] = [list(mod._global_forward_hooks), list(mod._global_forward_pre_hooks), list(mod._global_backward_hooks)]
+    res['global hooks'] = {k: list(v) for k,v in vars(mod).items() if k.startswith('_global') and isinstance(v, dict)}
     res['torch'] = [torch.backends.mha.get_fastpath_enabled(), torch.is_grad_enabled(), torch.is_autocast_enabled('cpu'), torch.get_default_dtype()]
     res['rng'] = [torch.get_rng_state().tolist(), [str(o) for o in np.random.get_state()], np.random.get_state()[1].tolist(), random.getstate()]
     if learn is None: return res
