@@ -5,11 +5,14 @@ python -m http.server -d _docs    look at it: search needs a server
 
 nbdev processes the notebooks, smalldocs renders them by nbs/_quarto.yml; what neither does is done here: reference entries with a parameter
 table, links by source name, maths as MathML, no font or script of another host. A warning, a broken link or a missing tool ends the build."""
+from dataclasses import MISSING, fields, is_dataclass
+from functools import reduce
+from importlib import import_module
 from pathlib import Path
-import html, inspect, os, posixpath, re, shutil, sys, textwrap, warnings
+import html, inspect, os, posixpath, pprint, re, shutil, sys, textwrap, warnings
 
 from fastcore.docments import docments, docstring
-from fastcore.nbio import read_nb, write_nb
+from fastcore.nbio import mk_cell, read_nb, write_nb
 import nbdev.quarto, nbdev.serve, nbdev.showdoc
 import latex2mathml.converter, smalldocs.site, yaml
 
@@ -18,9 +21,10 @@ src, proc, made, docs = (root/o for o in ('nbs', '_proc', '_site_src', '_docs'))
 # Files of the checkout that become pages; links to other files lead to the forge
 extra_pages = {'CONTRIBUTING.md': 'contributing.md', 'CHANGELOG.md': 'changelog.md'}
 
+empty = inspect.Parameter.empty
+
 def short(anno):
     "An annotation as it is written: without modules"
-    if anno is inspect.Parameter.empty: return ''
     return re.sub(r'\b(?:\w+\.)+(?=\w)', '', anno if isinstance(anno, str) else inspect.formatannotation(anno))
 
 def shown(v): return getattr(v, '__name__', None) or re.sub(r' at 0x\w+', '', repr(v))
@@ -29,52 +33,63 @@ def code(s): return f'`{s}`' if s else ''
 
 def row(*cells): return '| ' + ' | '.join(str(o).replace('|', r'\|').replace('\n', ' ') for o in cells) + ' |'
 
-def anchor(nm): return re.sub(r'[^\w.-]', '', nm).lower()
-
 def heading(nm, level):
     "A heading whose underscores stay and whose anchor is the one that nbdev links to"
-    return f"{'#'*level} {nm.replace('_', chr(92)+'_')} {{#{anchor(nm)}}}"
+    return f"{'#'*level} {nm.replace('_', chr(92)+'_')} {{#{nm.lower()}}}"
+
+def parameters(sym):
+    "Name and parameter of what a caller passes; a field's factory is shown by what it makes"
+    made_by = {o.name: o.default_factory() for o in fields(sym) if o.default_factory is not MISSING} if is_dataclass(sym) else {}
+    params = [p.replace(default=made_by.get(k, p.default)) for k,p in inspect.signature(sym).parameters.items()]
+    return params[1:] if params and params[0].name == 'self' else params
 
 def signature(sym, nm):
     "A call as it is written: names and defaults, no types"
-    sig, pre = inspect.signature(sym), 'class ' if inspect.isclass(sym) else ''
     ps, star = [], False
-    for i,p in enumerate(sig.parameters.values()):
-        if i == 0 and p.name in ('self', 'cls') and '.' in nm: continue
+    for p in parameters(sym):
         if p.kind is p.KEYWORD_ONLY and not star: ps.append('*')
         star = star or p.kind in (p.KEYWORD_ONLY, p.VAR_POSITIONAL)
         stars = {p.VAR_POSITIONAL: '*', p.VAR_KEYWORD: '**'}.get(p.kind, '')
-        ps.append(f'{stars}{p.name}' + ('' if p.default is p.empty else f'={shown(p.default)}'))
-    text = f"{pre}{nm}({', '.join(ps)})"
-    if len(text) <= 88: return text
-    return f'{pre}{nm}(\n' + textwrap.fill(', '.join(ps) + ')', 84, initial_indent='    ', subsequent_indent='    ', break_long_words=False)
+        ps.append(f'{stars}{p.name}' + ('' if p.default is empty else f'={shown(p.default)}'))
+    start = f"{'class ' if inspect.isclass(sym) else ''}{nm}("
+    text = ', '.join(ps) + ')'
+    return start + (text if len(start+text) < 89 else '\n' + textwrap.fill(text, 84, initial_indent=' '*4, subsequent_indent=' '*4))
 
 def table(sym):
     "Parameters, types, defaults and meanings, from docments"
-    dm, params = docments(sym, full=True), inspect.signature(sym).parameters
-    rows = [row(code(k), code(short(v.anno)), code(shown(v.default)) if v.default is not inspect.Parameter.empty else '', v.docment or '')
-        for k,v in dm.items() if k not in ('self', 'cls', 'return') and k in params and (v.docment or v.anno is not inspect.Parameter.empty)]
-    ret = dm.get('return') or {}
-    anno = ret.get('anno', inspect.Parameter.empty)
-    if ret.get('docment') or anno not in (inspect.Parameter.empty, None): rows.append(row('**Returns**', code(short(anno)), '', ret.get('docment') or ''))
+    docs, ret = docments(sym, full=True), inspect.signature(sym).return_annotation
+    rows = [row(code(p.name), '' if p.annotation is empty else code(short(p.annotation)), '' if p.default is empty else code(shown(p.default)),
+        docs.get(p.name, {}).get('docment') or '') for p in parameters(sym)]
+    meaning = docs.get('return', {}).get('docment') or ''
+    if meaning or not (inspect.isclass(sym) or ret in (empty, None)): rows.append(row('**Returns**', '' if ret is empty else code(short(ret)), '', meaning))
     return '\n'.join([row('Name', 'Type', 'Default', 'Meaning'), row(*['---']*4), *rows]) if rows else ''
 
 def methods(cls):
-    "The public methods and properties of a class's own that say what they do"
+    "Names of the public methods and properties written in the class itself that say what they do"
+    lines, first = inspect.getsourcelines(cls)
     for k,o in vars(cls).items():
         f = o.fget if isinstance(o, property) else getattr(o, '__func__', o)
-        if k[0] != '_' and inspect.isfunction(f) and f.__doc__: yield f'{cls.__name__}.{k}', f, isinstance(o, property)
+        if k[0] == '_' or not inspect.isfunction(f) or not f.__doc__: continue
+        if inspect.getsourcefile(f) == inspect.getsourcefile(cls) and first <= f.__code__.co_firstlineno < first+len(lines):
+            yield f'{cls.__name__}.{k}'
+
+def exported(nm):
+    "What the package's module has under the name, and the link to its source"
+    lookup = nbdev.doclinks.NbdevLookup()
+    _,py,_ = lookup.syms[nm]
+    return reduce(getattr, nm.split('.'), import_module(py.removesuffix('.py').replace('/', '.'))), lookup.code(nm)
 
 class Reference(nbdev.showdoc.BasicMarkdownRenderer):
     "What `show_doc` shows: heading, source link, signature, docstring, parameter table; for a class, its methods too"
-    def _repr_markdown_(self):
-        return self.entry(self.sym, self.nm, self.title_level)
+    def _repr_markdown_(self): return f'::: {{.reference}}\n\n{self.entry(self.nm, self.title_level)}\n\n:::'
 
-    def entry(self, sym, nm, level, prop=False):
-        url = nbdev.doclinks.NbdevLookup().code(f'{self.fn.split(".")[0]}.{nm}') or nbdev.doclinks.NbdevLookup().code(nm)
-        out = [heading(nm, level), f'[source]({url}){{.source-link}}' if url else '']
-        out += [f'```python\n{nm if prop else signature(sym, nm)}\n```', inspect.cleandoc(docstring(sym)), '' if prop else table(sym)]
-        if inspect.isclass(sym): out += [self.entry(f, n, level+1, p) for n,f,p in methods(sym)]
+    def entry(self, nm, level):
+        sym,url = exported(nm)
+        f = sym.fget if isinstance(sym, property) else sym
+        is_prop = f is not sym
+        out = [heading(nm, level), f'[source]({url}){{.source-link}}', f'```python\n{nm if is_prop else signature(f, nm)}\n```']
+        out += [inspect.cleandoc(docstring(f)), '' if is_prop else table(f)]
+        if inspect.isclass(f): out += [self.entry(o, level+1) for o in methods(f)]
         return '\n\n'.join(filter(None, out))
 
 def process():
@@ -122,12 +137,22 @@ def markdown_of(nb):
         for o in c.get('outputs', []):
             if 'text/markdown' in o.get('data', {}): yield o['data'], 'text/markdown'
 
+def add_constants(nbs):
+    "Entries for the public names that are neither function nor class, on the pages of their modules"
+    for k,nb in nbs.items():
+        if not (root/'fastai_ext'/Path(k).with_suffix('.py')).exists(): continue
+        mod = import_module(f'fastai_ext.{Path(k).stem}')
+        found = [o for o in mod.__all__ if not callable(getattr(mod, o))]
+        entries = [f'{heading(o, 3)}\n\n```python\n{o} = {pprint.pformat(getattr(mod, o), width=100, compact=True, sort_dicts=False)}\n```' for o in found]
+        if found: nb.cells.append(mk_cell('\n\n'.join(['## Constants', *entries]), 'markdown'))
+
 def joined(s): return s if isinstance(s, str) else ''.join(s)
 
 def stage():
     "`_proc` under the names of the pages in `_site_src`, with the links and the configuration of this site"
     shutil.rmtree(made, ignore_errors=True)
     nbs = {page_name(p.relative_to(proc).as_posix()): read_nb(p) for p in sorted(proc.rglob('*.ipynb'))}
+    add_constants(nbs)
     anchors = {k: {a for d,key in markdown_of(nb) for a in re.findall(r'\{#([^} ]+)', joined(d[key]))} for k,nb in nbs.items()}
     broken = []
     for k,nb in nbs.items():

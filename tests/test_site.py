@@ -1,11 +1,9 @@
 "The documentation site: built from the notebooks, complete, and read in a real browser"
 from collections import Counter
-from functools import partial
 from html.parser import HTMLParser
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
-import ast, importlib, inspect, json, pytest, re, shutil, subprocess, sys, threading
+import ast, importlib, inspect, json, pytest, re, shutil, subprocess, sys
 
 pytest.importorskip('smalldocs', reason='smalldocs, which renders the site, needs Python 3.11')
 from fastai_ext._modidx import d as modidx
@@ -103,7 +101,7 @@ def test_no_markdown_is_left_as_text(pages):
 def public(mod):
     "The names of a module's `__all__`, and the methods that it patches into classes of others"
     m = importlib.import_module(f'fastai_ext.{mod}')
-    own = [o for o in m.__all__ if getattr(getattr(m, o), '__module__', m.__name__) == m.__name__ and not isinstance(getattr(m, o), (str, int, float, dict, list, tuple))]
+    own = [o for o in m.__all__ if getattr(getattr(m, o), '__module__', m.__name__) == m.__name__]
     tree = ast.parse(inspect.getsource(m))
     patches = [(o, o.args.args[0].annotation.id) for o in tree.body if isinstance(o, ast.FunctionDef) and any('patch' in ast.unparse(d) for d in o.decorator_list)]
     return own + [f'{c}.{o.name}' for o,c in patches if o.name[0] != '_']
@@ -119,6 +117,7 @@ def test_every_public_name_has_an_entry(pages, mod):
         assert 'class="sourceCode' in body and o.split('.')[-1] in body, f'{o} has no signature'
         obj = importlib.import_module(f'fastai_ext.{mod}')
         for part in o.split('.'): obj = getattr(obj, part)
+        if not callable(obj): continue
         params = [p for p in inspect.signature(obj).parameters if p not in ('self', 'cls')]
         assert not params or ('Meaning</th>' in body and f'<code>{params[0]}</code>' in body), f'{o} has no parameter table'
 
@@ -132,7 +131,7 @@ def test_search_covers_every_page_and_name(pages):
 def test_markdown_for_machines(pages):
     listed = set(re.findall(r'\((?:https://[^)]*?/fastai_ext/)([^)]+)\)', (docs/'llms.txt').read_text(encoding='utf-8')))
     assert listed == {k.removesuffix('.html') + '.llms.md' for k in pages}
-    assert all(len((docs/o).read_text(encoding='utf-8')) > 50 for o in listed)
+    assert all(len((docs/o).read_text(encoding='utf-8')) > 500 for o in listed)
     assert '| `p` |' in (docs/'augment.llms.md').read_text(encoding='utf-8')
 
 def test_code_that_is_not_for_the_pages_is_hidden(pages):
