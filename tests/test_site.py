@@ -1,9 +1,12 @@
 "The documentation site: built from the notebooks, complete, and read in a real browser"
 from collections import Counter
+from contextlib import contextmanager
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
-import ast, importlib, inspect, json, pytest, re, shutil, subprocess, sys
+import ast, importlib, inspect, json, pytest, re, shutil, subprocess, sys, threading
 
 pytest.importorskip('smalldocs', reason='smalldocs, which renders the site, needs Python 3.11')
 from fastai_ext._modidx import d as modidx
@@ -93,6 +96,8 @@ def test_no_traceback_and_no_unrendered_maths(pages):
         assert not re.search(r'\$[^$\n]{1,80}\$|\\[(\[]|\\(?:frac|sum|times|cdot|lfloor)\b', text), k
         assert not re.search(r'site-packages|/(home|root|tmp|work)/', text), k
 
+def test_no_bars_that_are_full(pages): assert [k for k,p in pages.items() if '<progress' in p.path.read_text(encoding='utf-8')] == []
+
 def test_no_markdown_is_left_as_text(pages):
     for k,p in pages.items():
         found = re.search(r'\]\(\w|^\s*(\|.*\|\s*$|#{1,6} |:::|```)|\{#|\*\*', '\n'.join(p.text), re.M)
@@ -119,7 +124,7 @@ def test_every_public_name_has_an_entry(pages, mod):
         for part in o.split('.'): obj = getattr(obj, part)
         if not callable(obj): continue
         params = [p for p in inspect.signature(obj).parameters if p not in ('self', 'cls')]
-        assert not params or ('Meaning</th>' in body and f'<code>{params[0]}</code>' in body), f'{o} has no parameter table'
+        assert not params or ('Name</th>' in body and f'<code>{params[0]}</code>' in body), f'{o} has no parameter table'
 
 def test_search_covers_every_page_and_name(pages):
     index = json.loads((docs/'search.json').read_text(encoding='utf-8'))
@@ -152,3 +157,71 @@ def test_the_numbers_of_the_readme_are_those_of_the_benchmark():
 def test_links_of_the_readme_exist():
     links = re.findall(r'\]\((?!\w+:)([^)#]+)', (root/'README.md').read_text(encoding='utf-8'))
     assert len(links) > 9 and [o for o in links if not (root/o).exists()] == []
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args): pass
+
+@contextmanager
+def served():
+    with ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=docs)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{server.server_port}'
+        server.shutdown()
+
+@pytest.fixture(scope='module')
+def chromium(pages):
+    "A headless browser, and where the site is served"
+    sync_api = pytest.importorskip('playwright.sync_api', reason='playwright, which drives the browser, is not installed')
+    path = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    if not path: pytest.skip('no chromium here: apt-get install chromium')
+    with served() as url, sync_api.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=path, args=['--no-sandbox', '--disable-gpu'])
+        yield browser, url
+        browser.close()
+
+@contextmanager
+def tab(chromium, **kwargs):
+    "A new page whose errors and requests to other hosts fail the test"
+    browser,url = chromium
+    context = browser.new_context(**kwargs)
+    page,bad = context.new_page(), []
+    page.on('console', lambda o: bad.append(f'{page.url}: {o.text}') if o.type in ('error', 'warning') else None)
+    page.on('pageerror', lambda o: bad.append(f'{page.url}: {o}'))
+    page.on('request', lambda o: None if o.url.startswith((url, 'data:')) else bad.append(f'{page.url} loads {o.url}'))
+    page.on('response', lambda o: bad.append(f'{o.url}: {o.status}') if o.status >= 400 else None)
+    yield page, url
+    context.close()
+    assert bad == []
+
+def test_search_and_dark_mode_in_a_browser(chromium):
+    with tab(chromium, viewport=dict(width=1280, height=900), color_scheme='light') as (page, url):
+        page.goto(f'{url}/index.html')
+        assert page.title().startswith('fastai_ext')
+        page.fill('.smalldocs-search input', 'TTA')
+        page.wait_for_selector('.search-result')
+        first = page.locator('.search-result').first
+        assert 'tta' in first.inner_text().lower()
+        first.click()
+        page.wait_for_url(re.compile('tta'))
+        assert page.locator('h1').inner_text() == 'Test-time augmentation'
+        ground = lambda: page.evaluate('getComputedStyle(document.body).backgroundColor')
+        light = ground()
+        page.click('.quarto-color-scheme-toggle')
+        page.wait_for_function('o => getComputedStyle(document.body).backgroundColor != o', arg=light)
+        assert sum(map(int, re.findall(r'\d+', light)[:3])) > 600 > 200 > sum(map(int, re.findall(r'\d+', ground())[:3]))
+        page.reload()
+        assert ground() != light, 'the choice is forgotten'
+
+@pytest.mark.parametrize('width', (1280, 390))
+def test_pages_in_a_browser(chromium, pages, width):
+    "No error on any page, nothing wider than the window, and no picture that is missing"
+    with tab(chromium, viewport=dict(width=width, height=900)) as (page, url):
+        for k in pages:
+            page.goto(f'{url}/{k}')
+            assert page.evaluate('document.documentElement.scrollWidth') <= width, f'{k} is wider than a window of {width}'
+            assert page.evaluate('[...document.images].filter(o => !o.complete || !o.naturalWidth).length') == 0, k
+            clipped = page.evaluate("""[...document.querySelectorAll('main pre, main table')].filter(o => {
+                let e = o, w = o.getBoundingClientRect()
+                while (e && e.tagName != 'MAIN' && getComputedStyle(e).overflowX == 'visible') e = e.parentElement
+                return e.tagName == 'MAIN' && w.right > document.querySelector('main').getBoundingClientRect().right + 1}).length""")
+            assert clipped == 0, f'{k}: {clipped} tables or code blocks run out of the page'
