@@ -25,7 +25,7 @@ empty = inspect.Parameter.empty
 
 def short(anno):
     "An annotation as it is written: without modules"
-    return re.sub(r'\b(?:\w+\.)+(?=\w)', '', anno if isinstance(anno, str) else inspect.formatannotation(anno))
+    return re.sub(r'\b(?:\w+\.)+(?=\w)', '', anno if isinstance(anno, str) else inspect.formatannotation(anno)).replace('NoneType', 'None')
 
 def shown(v): return getattr(v, '__name__', None) or re.sub(r' at 0x\w+', '', repr(v))
 
@@ -43,27 +43,28 @@ def parameters(sym):
     params = [p.replace(default=made_by.get(k, p.default)) for k,p in inspect.signature(sym).parameters.items()]
     return params[1:] if params and params[0].name == 'self' else params
 
+def starred(p): return {p.VAR_POSITIONAL: '*', p.VAR_KEYWORD: '**'}.get(p.kind, '') + p.name
+
 def signature(sym, nm):
     "A call as it is written: names and defaults, no types"
     ps, star = [], False
     for p in parameters(sym):
         if p.kind is p.KEYWORD_ONLY and not star: ps.append('*')
         star = star or p.kind in (p.KEYWORD_ONLY, p.VAR_POSITIONAL)
-        stars = {p.VAR_POSITIONAL: '*', p.VAR_KEYWORD: '**'}.get(p.kind, '')
-        ps.append(f'{stars}{p.name}' + ('' if p.default is empty else f'={shown(p.default)}'))
+        ps.append(starred(p) + ('' if p.default is empty else f'={shown(p.default)}'))
     start = f"{'class ' if inspect.isclass(sym) else ''}{nm}("
     text = ', '.join(ps) + ')'
     return start + (text if len(start+text) < 89 else '\n' + textwrap.fill(text, 84, initial_indent=' '*4, subsequent_indent=' '*4))
 
 def table(sym):
     "Parameters, types, defaults and meanings, from docments"
-    docs, ret = docments(sym, full=True), inspect.signature(sym).return_annotation
-    rows = [(code(p.name), '' if p.annotation is empty else code(short(p.annotation)), '' if p.default is empty else code(shown(p.default)),
+    docs, ret = docments(sym, full=True, args_kwargs=True), inspect.signature(sym).return_annotation
+    rows = [(code(starred(p)), '' if p.annotation is empty else code(short(p.annotation)), '' if p.default is empty else code(shown(p.default)),
         (docs.get(p.name) or {}).get('docment') or '') for p in parameters(sym)]
     meaning = docs.get('return', {}).get('docment') or ''
     if meaning or not (inspect.isclass(sym) or ret in (empty, None)): rows.append(('**Returns**', '' if ret is empty else code(short(ret)), '', meaning))
     cols = [c for c in zip(('Name', 'Type', 'Default', 'Meaning'), ('---',)*4, *rows) if any(c[2:])]
-    return '\n'.join(row(*o) for o in zip(*cols)) if rows else ''
+    return '\n'.join(row(*o) for o in zip(*cols)) if len(cols) > 1 else ''
 
 def methods(cls):
     "Names of the public methods and properties written in the class itself that say what they do"
