@@ -4,7 +4,7 @@ python .ci/nbs.py run [NOTEBOOK ...]    run notebooks (all of them by default) a
 python .ci/nbs.py test [NOTEBOOK ...]   run them and save nothing
 python .ci/nbs.py readme                write README.md from nbs/index.ipynb"""
 from pathlib import Path
-import os, re, sys, time
+import os, posixpath, re, sys, time
 
 import nbformat
 from nbclient import NotebookClient
@@ -31,11 +31,15 @@ def output_md(o):
     if 'text/markdown' in data: return data['text/markdown'].strip()
     return f'```\n{data["text/plain"].rstrip()}\n```' if 'text/plain' in data else ''
 
+def from_root(md):
+    "Links that are relative to nbs/, relative to the checkout"
+    return re.sub(r'(?<=\])\((?!\w+:|#)([^)\s]+)\)', lambda m: f'({posixpath.normpath("nbs/" + m[1])})', md)
+
 def readme():
     nb, out = nbformat.read(root/'nbs/index.ipynb', as_version=4), []
     for c in nb.cells:
         if c.source.startswith('#| hide'): continue
-        if c.cell_type == 'markdown': out.append(c.source.strip())
+        if c.cell_type == 'markdown': out.append(from_root(c.source.strip()))
         else:
             if not c.source.startswith('#| echo: false'): out.append(f'```python\n{c.source.strip()}\n```')
             out += map(output_md, c.outputs)

@@ -1,0 +1,243 @@
+"""The documentation site, from the notebooks alone, without Quarto and without the network
+
+python .ci/site.py            build it into _docs/
+python -m http.server -d _docs    look at it: search needs a server
+
+nbdev processes the notebooks, smalldocs renders them by nbs/_quarto.yml; what neither does is done here: reference entries with a parameter
+table, links by source name, maths as MathML, no font or script of another host. A warning, a broken link or a missing tool ends the build."""
+from dataclasses import MISSING, fields, is_dataclass
+from functools import reduce
+from importlib import import_module
+from pathlib import Path
+import html, inspect, os, posixpath, pprint, re, shutil, sys, textwrap, warnings
+
+from fastcore.docments import docments, docstring
+from fastcore.nbio import mk_cell, read_nb, write_nb
+import nbdev.quarto, nbdev.serve, nbdev.showdoc
+import latex2mathml.converter, smalldocs.site, yaml
+
+root = Path(__file__).resolve().parents[1]
+src, proc, made, docs = (root/o for o in ('nbs', '_proc', '_site_src', '_docs'))
+# Files of the checkout that become pages; links to other files lead to the forge
+extra_pages = {'CONTRIBUTING.md': 'contributing.md', 'CHANGELOG.md': 'changelog.md'}
+
+empty = inspect.Parameter.empty
+
+def short(anno):
+    "An annotation as it is written: without modules"
+    return re.sub(r'\b(?:\w+\.)+(?=\w)', '', anno if isinstance(anno, str) else inspect.formatannotation(anno)).replace('NoneType', 'None')
+
+def shown(v): return getattr(v, '__name__', None) or re.sub(r' at 0x\w+', '', repr(v))
+
+def code(s): return f'`{s}`' if s else ''
+
+def row(*cells): return '| ' + ' | '.join(str(o).replace('|', r'\|').replace('\n', ' ') for o in cells) + ' |'
+
+def heading(nm, level):
+    "A heading whose underscores stay and whose anchor is the one that nbdev links to"
+    return f"{'#'*level} {nm.replace('_', chr(92)+'_')} {{#{nm.lower()}}}"
+
+def parameters(sym):
+    "Name and parameter of what a caller passes; a field's factory is shown by what it makes"
+    made_by = {o.name: o.default_factory() for o in fields(sym) if o.default_factory is not MISSING} if is_dataclass(sym) else {}
+    params = [p.replace(default=made_by.get(k, p.default)) for k,p in inspect.signature(sym).parameters.items()]
+    return params[1:] if params and params[0].name == 'self' else params
+
+def starred(p): return {p.VAR_POSITIONAL: '*', p.VAR_KEYWORD: '**'}.get(p.kind, '') + p.name
+
+def signature(sym, nm):
+    "A call as it is written: names and defaults, no types"
+    ps, star = [], False
+    for p in parameters(sym):
+        if p.kind is p.KEYWORD_ONLY and not star: ps.append('*')
+        star = star or p.kind in (p.KEYWORD_ONLY, p.VAR_POSITIONAL)
+        ps.append(starred(p) + ('' if p.default is empty else f'={shown(p.default)}'))
+    start = f"{'class ' if inspect.isclass(sym) else ''}{nm}("
+    text = ', '.join(ps) + ')'
+    return start + (text if len(start+text) < 89 else '\n' + textwrap.fill(text, 84, initial_indent=' '*4, subsequent_indent=' '*4))
+
+def table(sym):
+    "Parameters, types, defaults and meanings, from docments"
+    docs, ret = docments(sym, full=True, args_kwargs=True), inspect.signature(sym).return_annotation
+    rows = [(code(starred(p)), '' if p.annotation is empty else code(short(p.annotation)), '' if p.default is empty else code(shown(p.default)),
+        (docs.get(p.name) or {}).get('docment') or '') for p in parameters(sym)]
+    meaning = docs.get('return', {}).get('docment') or ''
+    if meaning or not (inspect.isclass(sym) or ret in (empty, None)): rows.append(('**Returns**', '' if ret is empty else code(short(ret)), '', meaning))
+    cols = [c for c in zip(('Name', 'Type', 'Default', 'Meaning'), ('---',)*4, *rows) if any(c[2:])]
+    return '\n'.join(row(*o) for o in zip(*cols)) if len(cols) > 1 else ''
+
+def methods(cls):
+    "Names of the public methods and properties written in the class itself that say what they do"
+    lines, first = inspect.getsourcelines(cls)
+    for k,o in vars(cls).items():
+        f = o.fget if isinstance(o, property) else getattr(o, '__func__', o)
+        if k[0] == '_' or not inspect.isfunction(f) or f.__name__ != k or not f.__doc__: continue
+        if inspect.getsourcefile(f) == inspect.getsourcefile(cls) and first <= f.__code__.co_firstlineno < first+len(lines):
+            yield f'{cls.__name__}.{k}'
+
+def exported(nm):
+    "What the package's module has under the name, and the link to its source"
+    lookup = nbdev.doclinks.NbdevLookup()
+    _,py,_ = lookup.syms[nm]
+    return reduce(getattr, nm.split('.'), import_module(py.removesuffix('.py').replace('/', '.'))), lookup.code(nm)
+
+class Reference(nbdev.showdoc.BasicMarkdownRenderer):
+    "What `show_doc` shows: heading, source link, signature, docstring, parameter table; for a class, its methods too"
+    def __init__(self, sym, name=None, title_level=3):
+        super().__init__(sym, name=name, title_level=title_level)
+        # made here, since an exception in the display would be swallowed
+        self.text = f'::: {{.reference}}\n\n{self.entry(self.nm, title_level)}\n\n:::'
+
+    def _repr_markdown_(self): return self.text
+
+    def entry(self, nm, level):
+        sym,url = exported(nm)
+        f = sym.fget if isinstance(sym, property) else sym
+        if nm.endswith('__') and not f.__doc__: return ''
+        is_prop = f is not sym
+        out = [heading(nm, level), f'[source]({url}){{.source-link}}', f'```python\n{nm if is_prop else signature(f, nm)}\n```']
+        out += [inspect.cleandoc(docstring(f)), '' if is_prop else table(f)]
+        if inspect.isclass(f): out += [self.entry(o, level+1) for o in methods(f)]
+        return '\n\n'.join(filter(None, out))
+
+def process():
+    "Let nbdev process the notebooks into `_proc`, with our reference entries"
+    nbdev.showdoc.BasicMarkdownRenderer = Reference
+    if not nbdev.doclinks.NbdevLookup().entries.get('fastai_ext'):
+        sys.exit('The package is not installed, so that names cannot be linked: pip install -e ".[test]"')
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings('ignore', '`torch.jit.script` is deprecated')
+        # the cells of models are executed beside the module that they are exported to
+        warnings.filterwarnings('ignore', r'Overwriting mini_\w+ in registry')
+        nbdev.serve.proc_nbs(n_workers=0, force=True)
+    return [f'{o.category.__name__}: {o.message}' for o in caught]
+
+def page_name(p):
+    "`04_summary.ipynb` is the page `summary`, as nbdev has it"
+    return posixpath.join(posixpath.dirname(p), re.sub(r'^\d+[a-z]?_', '', posixpath.basename(p)))
+
+def relink(text, page, anchors, broken):
+    "Links by source name or to the published site lead to this site's pages, those to files of the checkout to the forge"
+    here = posixpath.dirname(page)
+    def to_page(target, frag): return posixpath.relpath(target, here or '.') + frag
+    def one(m):
+        url, frag = (re.match(r'([^#]*)(#.*)?$', m[1])[i] or '' for i in (1, 2))
+        if url.startswith(cfg['site-url']):
+            target = url[len(cfg['site-url']):].strip('/').removesuffix('.html') + '.ipynb'
+            # a private name or a method without an entry is explained where its class is
+            while frag and frag[1:] not in anchors.get(target, ()) and '.' in frag: frag = frag.rpartition('.')[0]
+            if frag and frag[1:] not in anchors.get(target, ()): frag = ''
+            if target not in anchors: broken.append(f'{page}: {m[1]}')
+            return f'({to_page(target, frag)})'
+        if not url or re.match(r'\w+:', url): return m[0]
+        path = posixpath.normpath(posixpath.join('nbs', here, url))
+        inside = path.removeprefix('nbs/')
+        if path in extra_pages: return f'({to_page(extra_pages[path], frag)})'
+        if path.startswith('nbs/') and page_name(inside) in anchors: return f'({to_page(page_name(inside), frag)})'
+        if not (root/path).exists(): broken.append(f'{page}: {m[1]}')
+        return f"({cfg['repo-url']}/{'tree' if (root/path).is_dir() else 'blob'}/{cfg['repo-branch']}/{path}{frag})"
+    return re.sub(r'(?<=\])\(([^)\s]+)\)', one, text)
+
+def markdown_of(nb):
+    "The places of a notebook that hold Markdown: (container, key)"
+    for c in nb.cells:
+        if c.cell_type == 'markdown': yield c, 'source'
+        for o in c.get('outputs', []):
+            if 'text/markdown' in o.get('data', {}): yield o['data'], 'text/markdown'
+
+def add_constants(nbs):
+    "Entries for the public names that are neither function nor class, on the pages of their modules"
+    for k,nb in nbs.items():
+        if not (root/'fastai_ext'/Path(k).with_suffix('.py')).exists(): continue
+        mod = import_module(f'fastai_ext.{Path(k).stem}')
+        found = [o for o in mod.__all__ if not callable(getattr(mod, o))]
+        entries = [f'{heading(o, 3)}\n\n```python\n{o} = {pprint.pformat(getattr(mod, o), width=100, compact=True, sort_dicts=False)}\n```' for o in found]
+        if found: nb.cells.append(mk_cell('\n\n'.join(['## Constants', *entries]), 'markdown'))
+
+def bare(o): return re.sub(r'<style>.*?</style>|</?div>', '', joined(o.get('data', {}).get('text/html', '')), flags=re.S)
+
+def joined(s): return s if isinstance(s, str) else ''.join(s)
+
+def stage():
+    "`_proc` under the names of the pages in `_site_src`, with the links and the configuration of this site"
+    shutil.rmtree(made, ignore_errors=True)
+    nbs = {page_name(p.relative_to(proc).as_posix()): read_nb(p) for p in sorted(proc.rglob('*.ipynb'))}
+    add_constants(nbs)
+    anchors = {k: {a for d,key in markdown_of(nb) for a in re.findall(r'\{#([^} ]+)', joined(d[key]))} for k,nb in nbs.items()}
+    broken = []
+    for k,nb in nbs.items():
+        if nb.cells[0].cell_type == 'raw': nb.cells[0].source = re.sub(r'^output-file:.*\n', '', nb.cells[0].source, flags=re.M)
+        nb.cells = [c for c in nb.cells if 'WARNING: THIS FILE WAS AUTOGENERATED' not in c.source]
+        # a bar that is full says nothing any more
+        for c in nb.cells: c.outputs = [o for o in c.get('outputs', []) if not re.match(r'\s*<progress', bare(o))]
+        for d,key in markdown_of(nb): d[key] = relink(joined(d[key]), k, anchors, broken)
+        (made/k).parent.mkdir(parents=True, exist_ok=True)
+        write_nb(nb, made/k)
+    for a,b in extra_pages.items(): (made/b).write_text(relink((root/a).read_text(encoding='utf-8'), f'../{b}', anchors, broken), encoding='utf-8')
+    for p in (*src.glob('*.css'), *src.glob('*.svg')): shutil.copy(p, made/p.name)
+    return broken
+
+def merged(*dicts):
+    out = {}
+    for d in dicts:
+        for k,v in d.items(): out[k] = merged(out[k], v) if isinstance(v, dict) and isinstance(out.get(k), dict) else v
+    return out
+
+def config():
+    "nbs/_quarto.yml with its metadata files, as Quarto merges them"
+    main = yaml.safe_load((src/'_quarto.yml').read_text(encoding='utf-8'))
+    return merged(main, *(yaml.safe_load((src/o).read_text(encoding='utf-8')) for o in main.get('metadata-files', [])))
+
+def order(p):
+    "Pages of a folder stand by `order` in their front matter, then by file name"
+    front = read_nb(p).cells[0]
+    found = re.search(r'^order: *(\d+)', front.source, re.M) if front.cell_type == 'raw' else None
+    return int(found[1]) if found else 99, p.name
+
+def expand(item):
+    "A glob of the sidebar as the list of its pages, under their names here"
+    if isinstance(item, dict): return {k: expand(v) for k,v in item.items()}
+    if isinstance(item, list): return [expand(o) for o in item]
+    if not isinstance(item, str): return item
+    if '*' in item: return [page_name(p.relative_to(proc).as_posix()) for p in sorted(proc.glob(item), key=order)]
+    return page_name(item) if item.endswith('.ipynb') else item
+
+def configure(conf):
+    "The configuration that smalldocs reads"
+    conf = {k: v for k,v in conf.items() if k not in ('format-links', 'metadata-files')}
+    conf['format'] = {'html': conf['format']['html']}
+    conf['project'] = {'type': 'website', 'output-dir': os.path.relpath(docs, made)}
+    side, nav = conf['website']['sidebar'], conf['website']['navbar']
+    side['contents'] = [o for o in expand(side['contents']) if not isinstance(o, dict) or o['contents']]
+    nav['left'] = expand(nav['left'])
+    side['contents'].append({'section': 'Project', 'contents': list(extra_pages.values())})
+    (made/'_quarto.yml').write_text(yaml.safe_dump(conf, sort_keys=False), encoding='utf-8')
+
+def mathml(m):
+    display = 'block' if 'display' in m[1] else 'inline'
+    return f'<span class="math {display}">{latex2mathml.converter.convert(html.unescape(m[2]), display=display)}</span>'
+
+def local(path):
+    "Maths as MathML, and nothing of another host"
+    text = path.read_text(encoding='utf-8')
+    if path.suffix == '.html':
+        text = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', mathml, text, flags=re.S)
+        text = re.sub(r'<(?:link|script)\b[^>]*(?:href|src)="https://cdn\.[^>]*>(?:</script>)?\n?', '', text)
+    else: text = re.sub(r'@import url\(https?:[^)]*\);?', '', text)
+    path.write_text(text, encoding='utf-8')
+
+def build():
+    problems = process() + stage()
+    configure(config())
+    site = smalldocs.site.build(made, quiet=True)
+    problems += site.warnings
+    for p in docs.rglob('*'):
+        if p.suffix in ('.html', '.css'): local(p)
+    (docs/'.nojekyll').touch()
+    if problems: sys.exit('The site has problems:\n' + '\n'.join(problems))
+    print(f'{len(site.pages)} pages in {docs.relative_to(root)}')
+
+if __name__ == '__main__':
+    cfg = config()['website']
+    os.chdir(root)
+    build()
