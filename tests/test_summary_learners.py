@@ -236,3 +236,15 @@ def test_a_model_that_needs_data_gets_a_real_batch():
     learn = _learner(_Forced(nn.Sequential(nn.Flatten(), nn.Linear(64,2))))
     s = _same(learn)
     assert s.fallback and s.in_shape == (4,1,8,8)
+
+def test_text_learners_of_fastai():
+    "Made as fastai's users make them; MACs of an AWD-LSTM written out: 400, 1152, 1152, 400 units, the decoder shares the embedding"
+    df = pd.DataFrame(dict(text=['a good film', 'nothing to see here at all', 'a bad film', 'very very good']*20, label=[1,0,0,1]*20))
+    dls = TextDataLoaders.from_df(df, text_col='text', is_lm=True, valid_pct=.2, bs=8, seq_len=10)
+    s = language_model_learner(dls, AWD_LSTM, pretrained=False).summary()
+    lstm = sum(4*n*(i+n) for i,n in ((400,1152), (1152,1152), (1152,400)))
+    assert (s.error, s.fallback, s.total_macs) == ('', '', 10*(lstm + 400*len(dls.vocab)))
+    dls = TextDataLoaders.from_df(df, text_col='text', label_col='label', valid_pct=.2, bs=8)
+    s = text_classifier_learner(dls, AWD_LSTM, pretrained=False).summary()
+    assert s.error == '' and s.fallback and s.unknown == {}
+    assert s.total_macs == dls.one_batch()[0].shape[1]*lstm + 1200*50 + 50*2
