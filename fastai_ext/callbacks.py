@@ -72,19 +72,6 @@ class BatchTransform(Callback):
     def after_fit(self): self.moved = None
     def after_cancel_fit(self): self.moved = None
 
-# %% ../nbs/06_callbacks.ipynb #e0870c2b
-@contextmanager
-def _kept_loader(dl):
-    "Put back what `dl`, its pipelines and their transforms remember"
-    pipes = [p for p in (getattr(dl, o, None) for o in ('after_item','before_batch','after_batch')) if isinstance(p, Pipeline)]
-    objs = [dl, *pipes, *chain.from_iterable(p.fs for p in pipes)]
-    olds = [{k:v.clone() if isinstance(v, Tensor) else v for k,v in vars(o).items()} for o in objs]
-    try: yield
-    finally:
-        for o,old in zip(objs, olds):
-            vars(o).clear()
-            vars(o).update(old)
-
 # %% ../nbs/06_callbacks.ipynb #9e720f0c
 _skipped = MixedPrecision,NonNativeMixedPrecision,HookCallback,ParamScheduler,GatherPredsCallback
 
@@ -115,7 +102,7 @@ def show_train_batch(self:Learner,
 ):
     "Show what the model is given in training, after all transforms and callbacks; nothing is trained and nothing changed"
     dl = self.dls.train
-    with undisturbed(self), _kept_loader(dl):
+    with undisturbed(self):
         if unique: dl.get_idxs = lambda: Inf.zeros
         res = _train_batch(self, b)
     if not show: return res

@@ -41,13 +41,21 @@ def _snapshot(o):
 
 # %% ../nbs/00_core.ipynb #b4555884
 def _loader_snapshot(dl):
-    "A function that gives the loader `dl` its present random state again"
+    "A function that gives the loader `dl` its present random state again, and what it, its pipelines and their transforms remember"
+    pipes = [p for p in (getattr(dl, o, None) for o in ('after_item','before_batch','after_batch')) if isinstance(p, Pipeline)]
+    objs = [o for o in [dl, *pipes, *(f for p in pipes for f in p.fs)] if hasattr(o, '__dict__')]
+    attrs = [(o, dict(vars(o))) for o in objs]
+    values = [(v, v.detach().clone()) for _,old in attrs for v in old.values() if isinstance(v, Tensor)]
     rng = getattr(dl, 'rng', None)
-    if rng is None: return noop
-    state = rng.getstate()
+    state = rng.getstate() if rng else None
     def _restore():
-        rng.setstate(state)
-        dl.rng = rng
+        for o,old in attrs:
+            vars(o).clear()
+            vars(o).update(old)
+        with torch.no_grad():
+            for v,old in values:
+                if not torch.equal(v, old): v.copy_(old)
+        if rng: rng.setstate(state)
     return _restore
 
 # %% ../nbs/00_core.ipynb #2c516b25
@@ -69,7 +77,7 @@ def _autocast_snapshot():
 # %% ../nbs/00_core.ipynb #5c139522
 @contextmanager
 def undisturbed(
-    learn:Learner # Its attributes, callbacks, modes, loaders' positions and all random states are kept
+    learn:Learner # Its attributes, callbacks, modes, loaders' positions and transforms, and all random states are kept
 ):
     "Leave `learn` as it was found, also when the block raises or is interrupted"
     dls = getattr(learn, 'dls', None)

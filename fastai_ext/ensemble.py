@@ -30,11 +30,17 @@ def _check_avg(avg):
 def _link(learn): return output_link(getcallable(learn.loss_func, 'activation'))
 
 # %% ../nbs/09_ensemble.ipynb #e8e669f3
+def _activation(learn):
+    "What `output_link` says of the activation; an own one, which only raw outputs can be averaged for, by its code"
+    try: return _link(learn)
+    except ValueError: return _sig(getcallable(learn.loss_func, 'activation'))
+
+# %% ../nbs/09_ensemble.ipynb #b7fae93f
 def _facts(learn):
     "What members of an ensemble must have in common"
     vocab = getattr(learn.dls, 'vocab', None)
     vocab = [list(o) for o in vocab] if isinstance(vocab, L) else None if vocab is None else list(vocab)
-    return {'vocab': vocab, 'number of outputs': getattr(learn.dls, 'c', None), 'activation': _link(learn)}
+    return {'vocab': vocab, 'number of outputs': getattr(learn.dls, 'c', None), 'activation': _activation(learn)}
 
 def _check_same(facts, want, i):
     "Raise a ValueError that says what differs between member `i` and the first"

@@ -934,23 +934,12 @@ def _whole_batch(dl):
     if isinstance(dl.dataset, torch.utils.data.IterableDataset) or not dl.batch_size: return next(iter(dl))
     return dl.collate_fn([dl.dataset[i] for i in range(min(dl.batch_size, len(dl.dataset)))])
 
-@contextmanager
-def _kept_loader(dl):
-    pipes = [p for p in (getattr(dl, o, None) for o in ('after_item','before_batch','after_batch')) if isinstance(p, Pipeline)]
-    olds = [(o, dict(vars(o))) for o in [dl, *pipes, *(f for p in pipes for f in p.fs)]]
-    try: yield
-    finally:
-        for o,old in olds:
-            vars(o).clear()
-            vars(o).update(old)
-
 def _batch_shapes(dl, n_inp):
     "Inputs of a batch of `dl`, their number of items, and if they are on the meta device a function that gives real ones"
     def _inputs(b): return tuple(b[:n_inp(b)]) if is_listy(b) else (b,)
-    def _whole():
-        with _kept_loader(dl): return _inputs(_whole_batch(dl))
+    def _whole(): return _inputs(_whole_batch(dl))
     if _is_ordinary(dl):
-        with contextlib.suppress(Exception), _kept_loader(dl):
+        with contextlib.suppress(Exception):
             xb,n = _inputs(_few_items(dl)),min(dl.bs, dl.n)
             return tree_map(lambda t: _widen(t, n), xb),n,_whole
     xb = _whole()

@@ -23,6 +23,29 @@ def learn():
     with res.no_bar(), res.no_logging(): res.fit(1)
     return res
 
+class Counting(Transform):
+    "Remembers in place what it has seen"
+    def __init__(self): self.n,self.last = torch.zeros(1),None
+    def encodes(self, x:Tensor):
+        self.n += 1
+        self.last = x
+        return x
+
+def test_undisturbed_puts_back_what_transforms_remember(learn):
+    t = Counting()
+    learn.dls.train.after_batch = Pipeline([t])
+    learn.dls.train.one_batch()
+    n,last = t.n.item(),t.last
+    with contextlib.suppress(ValueError), undisturbed(learn):
+        learn.dls.train.one_batch()
+        learn.dls.train.bs = 1
+        raise ValueError
+    assert n > 0 and t.n.item() == n and t.last is last and learn.dls.train.bs != 1
+
+def test_undisturbed_with_loaders_that_are_lists(learn):
+    learn.dls = DataLoaders([learn.dls.one_batch()], [learn.dls.one_batch()])
+    with undisturbed(learn): learn.validate()
+
 @pytest.mark.parametrize('err', [None, ValueError, KeyboardInterrupt])
 def test_undisturbed_puts_back_recorder_modes_loaders_and_callbacks(learn, err):
     learn.model.train()

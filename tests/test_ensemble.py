@@ -267,3 +267,16 @@ def test_members_with_other_callbacks_are_refused(learns):
     learns[1].add_cb(Dark(.25))
     with pytest.raises(ValueError, match='member 1 predicts with other callbacks'): ensemble(learns[:2])
     with pytest.raises(ValueError, match='member 1 predicts with other callbacks'): ensemble([learns[0], learns[2]])
+
+class Exp(CrossEntropyLossFlat):
+    def activation(self, x): return x.exp()
+
+def test_an_own_activation_can_average_raw_outputs(tmp_path):
+    dls = make_dls()
+    own = [Learner(dls, net(4), loss_func=Exp(), path=tmp_path).remove_cb(ProgressCallback) for _ in range(2)]
+    want = torch.stack(members(own, act=noop)).mean(0).exp()
+    assert torch.allclose(ensemble(own, avg='logits').remove_cb(ProgressCallback).get_preds()[0], want, atol=1e-6)
+    with pytest.raises(ValueError, match="avg='logits'"): ensemble(own)
+    assert torch.allclose(ensemble_preds(own, avg='logits')[0], want, atol=1e-6)
+    other = Learner(dls, net(4), path=tmp_path)
+    with pytest.raises(ValueError, match='member 1 has another activation'): ensemble([own[0], other], avg='logits')
