@@ -5,7 +5,7 @@
 All erasing covers 8% of an image in the mean: ours 0 to 4 patches of 4%, timm 2 of 4%, the others one rectangle of 8%. The peers' calls are
 the nearest they have; the column "draws" says if each image has a draw of its own. The floors: one `clone` of the batch, the normal noise for
 8% of the pixels, and a `clone` into memory that is there already (a fresh block of 150 MB costs the operating system more than the copy).
-Runs are interleaved, each figure is a median. torchvision and kornia must be installed for their rows; kornia may be absent."""
+What changes its input does so to the same batch in all runs, which changes no time. Runs are interleaved, each figure is a median. torchvision and kornia must be installed for their rows; kornia may be absent."""
 from argparse import ArgumentParser
 from importlib.metadata import version, PackageNotFoundError
 from pathlib import Path
@@ -37,10 +37,13 @@ def erasers(x, dev):
     res['ours: RandErase, pct a range'] = 'image',train(RandErase((.1,.3)))
     res['ours: RandErase, constant'] = 'image',train(RandErase(fill=0.))
     res['ours: RandCopy'] = 'image',train(RandCopy())
+    res['ours: RandErase, in place'] = 'image',train(RandErase(inplace=True))
+    res['ours: RandErase, constant, in place'] = 'image',train(RandErase(fill=0., inplace=True))
+    res['ours: RandCopy, in place'] = 'image',train(RandCopy(inplace=True))
     res['fastai: RandomErasing'] = 'batch',fastai_erase()
     res['fastai: RandomErasing, image by image'] = 'image',each(fastai_erase())
     timm_erase = TimmErasing(1., .08, .08, 1., mode='pixel', min_count=2, max_count=2, device=dev)
-    res['timm: RandomErasing (changes its input)'] = 'image',timm_erase
+    res['timm: RandomErasing (always in place)'] = 'image',timm_erase
     res['timm: clone, then RandomErasing'] = 'image',lambda o: timm_erase(o.clone())
     res['torchvision: v2.RandomErasing'] = 'batch',v2_erase
     res['torchvision: v2.RandomErasing, image by image'] = 'image',each(v2_erase)
@@ -58,6 +61,7 @@ def movers(x):
     res['ours: RandPadCrop + RandFlip'] = 'image',Pipeline([RandPadCrop(pad),RandFlip()], split_idx=0)
     res['ours: RandPadCrop'] = 'image',train(RandPadCrop(pad))
     res['ours: RandFlip'] = 'image',train(RandFlip())
+    res['ours: RandPadCrop + RandFlip, in place'] = 'image',Pipeline([RandPadCrop(pad, inplace=True),RandFlip(inplace=True)], split_idx=0)
     res['ours: RandFlip(alternate=True)'] = 'image',train(RandFlip(alternate=True))
     crop = RandomResizedCropGPU(n, min_scale=((n-2*pad)/n)**2, ratio=(1.,1.))
     res['fastai: RandomResizedCropGPU + Flip'] = 'batch, flip: image',Pipeline([crop,Flip()], split_idx=0)

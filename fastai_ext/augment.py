@@ -21,12 +21,40 @@ def _range(name, v, hi=math.inf):
     if len(r)==2 and 0 < r[0] <= r[1] <= hi and r[1] < math.inf: return r
     raise ValueError(f"{name} is a number or a range (low, high) within (0,{hi}], low first, got {v}")
 
-def _nchw(x):
-    "`x` as a plain NCHW tensor"
+def _nchw(x, inplace=False):
+    "`x` as a plain NCHW tensor that may be changed if `inplace`"
     if not isinstance(x, Tensor): raise TypeError(f"x is a tensor NCHW or CHW, got {type(x).__name__}; put `ToTensor` before")
     if x.ndim not in (3,4): raise ValueError(f"x is a tensor NCHW or CHW, got shape {tuple(x.shape)}; `x[None]` adds a dimension")
+    if inplace and x.requires_grad: raise ValueError("inplace=True changes x, which requires a gradient: leave it at False")
+    if inplace and any(n>1 and st==0 for n,st in zip(x.shape, x.stride())):
+        raise ValueError("inplace=True changes x, whose elements share memory as after `expand`: pass `x.clone()`")
     x = x.as_subclass(Tensor)
     return x if x.ndim==4 else x[None]
+
+# %% ../nbs/05_augment.ipynb #15526d04
+def _pieces(x, size=2**21):
+    "Slices of the images of NCHW `x`: of `size` bytes on the CPU, else one of all"
+    n = max(1, size//max(1, x[:1].nbytes)) if x.device.type=='cpu' else max(1, len(x))
+    return [slice(i, i+n) for i in range(0, len(x), n)]
+
+# %% ../nbs/05_augment.ipynb #b928d65a
+def _empty(shape, like):
+    "Memory for a contiguous tensor with the dtype and device of `like`"
+    size = math.prod(shape)*like.element_size()
+    if like.device.type!='cpu' or size<2**22: return like.new_empty(shape)
+    return torch.from_numpy(np.empty(size, np.uint8)).view(like.dtype).view(shape)
+
+def _is_last(x): return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+def _empty_like(x):
+    "Memory for a tensor like NCHW `x`, channels last if `x` is, else contiguous"
+    return _empty(x.permute(0,2,3,1).shape, x).permute(0,3,1,2) if _is_last(x) else _empty(x.shape, x)
+
+# %% ../nbs/05_augment.ipynb #f227d137
+def _moved(x, f):
+    "What `f` makes of NCHW `x`, where `f` moves pixels or fills in zeros, so that gradients pass"
+    px = torch.arange(1, x[0,0].numel()+1, device=x.device).view(1,1,*x.shape[-2:]).expand(len(x),-1,-1,-1)
+    return F.pad(x.flatten(2), (1,0)).gather(2, f(px).flatten(2).expand(-1,x.shape[1],-1)).view(x.shape)
 
 # %% ../nbs/05_augment.ipynb #9cb42e68
 def _draw_patches(bs, device, max_num, p, batch):
@@ -45,84 +73,112 @@ def _patch_sizes(u, sz, pct, aspect):
     return [(size*n*r + 1e-4).long().clamp(1, lim) for n,r,lim in zip(sz, (ratio, 1/ratio), lims)],lims
 
 # %% ../nbs/05_augment.ipynb #3d24e2a1
-def _axis(u, u_src, n, size, lim):
-    "Along one axis of `n` pixels: where the windows start, which of their pixels are inside the patches, and the pixels' sources"
-    start = _randint(u, n-size+1)
-    win = start.clamp(max=n-lim)
-    idx = win[...,None] + torch.arange(lim, device=u.device)
-    src = idx + (_randint(u_src, n-size+1)-start)[...,None]
-    return win, (idx>=start[...,None]) & (idx<(start+size)[...,None]), src.clamp(0, n-1)
+def _groups(on, size, lims, channels):
+    "The images of `on` and the height and width of their windows; on the CPU large windows in groups of like `size`"
+    if on.device.type!='cpu': return [(torch.arange(len(on), device=on.device),lims)]
+    i = on.nonzero()[:,0]
+    n = min(8, len(i)*channels*math.prod(lims)//2**17) if size else 1
+    if n<2: return [(i,lims)] if len(i) else []
+    i = i[(size[0][i]*size[1][i]).argsort()]
+    return [(j,[s[j].max().item() for s in size]) for j in i.chunk(n)]
 
-def _lay_patches(x, num, u, pct, aspect, content):
-    "NCHW `x` with `num` patches an image replaced by `content(images, source rows, source columns)`"
-    out,n,cpu = x.clone(),u.shape[-1],x.device.type=='cpu'
-    dims,lims = _patch_sizes(u, x.shape[-2:], pct, aspect)
-    (y,in_y,src_y),(z,in_z,src_z) = (_axis(u[:,2+d], u[:,4+d], x.shape[2+d], dims[d], lims[d]) for d in range(2))
-    windows,full = out.unfold(2, lims[0], 1).unfold(3, lims[1], 1), cpu and pct[0]==pct[1] and aspect[0]==aspect[1]
-    for k in range(n):
-        i = (num>k).nonzero()[:,0] if cpu else torch.arange(len(x), device=x.device)
-        if not len(i): break
-        new,at = content(i, src_y[i,k], src_z[i,k]),(i,slice(None),y[i,k],z[i,k])
-        if not full:
-            inside = in_y[i,k,None,:,None] & in_z[i,k,None,None] & (num[i]>k)[:,None,None,None]
-            new = torch.where(inside, new, windows[at])
-        windows[at] = new
+def _window(start, size, n, lim):
+    "Windows of `lim` pixels along an axis of `n`: where they start, their pixels, and which of these are inside the patches"
+    win = start.clamp(max=n-lim)
+    idx = win[:,None] + torch.arange(lim, device=start.device)
+    return win, idx, (idx>=start[:,None]) & (idx<(start+size)[:,None])
+
+# %% ../nbs/05_augment.ipynb #3939e7ff
+def _patch(out, i, lims, on, size, start, src, content):
+    "For images `i` of NCHW `out`: all windows, an index into them, which pixels of a window change (None: all), and to what"
+    windows,source = (o.unfold(2, lims[0], 1).unfold(3, lims[1], 1) if isinstance(o, Tensor) else None for o in (out,content))
+    on,size,start,src = None if on is None else on[i,None,None,None],*([s[i] for s in o] for o in (size,start,src))
+    if not size: return windows, (i,slice(None),*start), on, content(i, lims) if source is None else source[i,:,src[0],src[1]]
+    (y,r,in_r),(z,c,in_c) = (_window(start[d], size[d], out.shape[2+d], lims[d]) for d in range(2))
+    inside = in_r[:,None,:,None] & in_c[:,None,None]
+    if source is None: new = content(i, lims)
+    else:
+        r,c = ((o+(src[d]-start[d])[:,None]).clamp(0, out.shape[2+d]-1) for d,o in enumerate((r,c)))
+        new = content[i[:,None,None],:,r[:,:,None],c[:,None]].permute(0,3,1,2)
+    return windows, (i,slice(None),y,z), inside if on is None else inside & on, new
+
+def _lay_patches(out, num, u, pct, aspect, content):
+    "Fill `num` patches of each image of NCHW `out` by `content(images, window's size)`, or with patches of the images `content`"
+    sz,even,cpu = out.shape[-2:],pct[0]==pct[1] and aspect[0]==aspect[1],out.device.type=='cpu'
+    sizes,lims = _patch_sizes(u, sz, pct, aspect)
+    start,src = ([_randint(u[:,o+d], sz[d]-sizes[d]+1) for d in range(2)] for o in (2,4))
+    def _rounds():
+        for k in range(u.shape[-1]):
+            size,to,fro = ([s[:,k] for s in o] for o in ([] if even else sizes, start, src))
+            for i,lim in _groups(num>k, size, lims, out.shape[1]): yield _patch(out, i, lim, None if cpu else num>k, size, to, fro, content)
+    for windows,at,inside,new in (list if content is out else noop)(_rounds()):
+        windows[at] = new if inside is None else torch.where(inside, new, windows[at])
     return out
 
 # %% ../nbs/05_augment.ipynb #ed5bed5a
-def _noise_stats(x, stats):
-    "Mean, standard deviation, least and greatest value of NCHW `x`, of the batch or one an image, each with 4 dimensions"
-    f = x if x.dtype in (torch.float32,torch.float64) else x.float()
-    dims = (0,1,2,3) if stats=='batch' else (1,2,3)
-    m = f.mean((2,3), keepdim=True).double().mean(dims[:-2], keepdim=True)
-    sq = torch.linalg.vector_norm(f, dim=(2,3), keepdim=True).double().square().mean(dims[:-2], keepdim=True)/f[0,0].numel()
-    if stats=='image': lo,hi = f.amin(dims, keepdim=True),f.amax(dims, keepdim=True)
-    else:
-        dense = f if f.is_contiguous() else f.permute(0,2,3,1)
-        lo,hi = (o.view(1,1,1,1) for o in dense.aminmax())
-    return m.to(f.dtype), (sq-m**2).clamp(min=0).sqrt().to(f.dtype), lo, hi
+def _copy_stats(x, out, stats):
+    "Copy NCHW `x` to `out` unless it is `out`; returns mean, standard deviation, least and greatest value, of the batch or one an image"
+    parts,buf = [],x.new_empty(0, dtype=x.dtype if x.dtype==torch.float64 else torch.float32)
+    for s in _pieces(x):
+        if out is not x: out[s] = x[s]
+        f = x[s].to(buf.dtype)
+        f = (f if f.is_contiguous() else f.permute(0,2,3,1)).reshape(len(f) if stats=='image' else 1, -1)
+        m = f.mean(1, keepdim=True)
+        v = torch.sub(f, m, out=buf.resize_(0)).square_().mean(1)
+        parts.append((m, v, f.amin(1), f.amax(1), len(x[s])))
+    m,v,lo,hi = (torch.cat([o.flatten() for o in os]) for os in list(zip(*parts))[:4])
+    if stats=='batch' and len(parts)>1:
+        share = [o[4]/len(x) for o in parts]
+        mean = sum(a*o for a,o in zip(share, m))
+        v = sum(a*(o+(b-mean)**2) for a,o,b in zip(share, v, m))[None]
+        m,lo,hi = mean[None],lo.amin(0, keepdim=True),hi.amax(0, keepdim=True)
+    return [o.view(-1,1,1,1) for o in (m, v.sqrt(), lo, hi)]
 
 # %% ../nbs/05_augment.ipynb #7ea51077
-def _filler(x, fill, stats, lims):
-    "A function from images' indices to what erased windows of NCHW `x` are filled with"
+def _filler(x, fill, stats, noise):
+    "A function from images and a window's size to what erased windows of NCHW `x` are filled with; `noise` is from `_copy_stats`"
     dt = x.dtype if x.dtype==torch.float64 else torch.float32
-    def _randn(i): return torch.randn(len(i), x.shape[1], *lims, dtype=dt, device=x.device)
+    def _randn(i, lims): return _empty((len(i),x.shape[1],*lims), x.new_empty(0, dtype=dt)).normal_()
     if fill=='noise':
-        m,s,lo,hi = (o.expand(len(x),1,1,1) for o in _noise_stats(x, stats))
-        def _noise(i):
-            z = _randn(i).mul_(s[i]).add_(m[i])
+        m,s,lo,hi = (o.expand(len(x),1,1,1) for o in noise)
+        def _noise(i, lims):
+            z = _randn(i, lims).mul_(s[i]).add_(m[i])
             if not x.is_floating_point(): z = z.round_()
-            return torch.clamp(z, lo[i], hi[i]).to(x.dtype)
+            return torch.clamp(z, lo[i], hi[i], out=z).to(x.dtype)
         return _noise
-    if fill=='pixel': return lambda i: _randn(i).to(x.dtype)
+    if fill=='pixel': return lambda i,lims: _randn(i, lims).to(x.dtype)
     if fill=='mean': m = x.mean((2,3) if stats=='image' else (0,2,3), keepdim=True, dtype=dt)
     else: m = torch.stack([x.new_full((), v, dtype=dt) for v in L(fill)]).view(1,-1,1,1)
     m = m.expand(*x.shape[:2],1,1)
     if not x.is_floating_point(): m = m.round()
-    return lambda i: m[i].to(x.dtype)
+    return lambda i,lims: m[i].to(x.dtype)
 
 # %% ../nbs/05_augment.ipynb #6b728237
 _fills = 'noise','mean','pixel'
 
 class _Patches:
     "The checked arguments of patches"
-    def __init__(self, pct, max_num, p, aspect, batch):
+    def __init__(self, pct, max_num, p, aspect, batch, inplace):
         if not isinstance(max_num, int) or max_num<0: raise ValueError(f"max_num is a whole number, 0 or more, got {max_num}")
         _check_p(p)
         self.pct,self.aspect = _range('pct', pct, 1),_range('aspect', 1 if aspect is None else aspect)
-        self.max_num,self.p,self.batch = max_num,p,batch
+        self.max_num,self.p,self.batch,self.inplace = max_num,p,batch,inplace
     def draw(self, x): return _draw_patches(len(x), x.device, self.max_num, self.p, self.batch)
+    def copied(self, x): return x if self.inplace else _empty_like(x).copy_(x)
+    def lay(self, out, draw, content): return _lay_patches(out, *draw, self.pct, self.aspect, content)
     def erase(self, x, draw, fill, stats):
         "NCHW `x` erased at the places of `draw`"
-        if not (self.max_num and x.numel()): return x.clone()
-        _,lims = _patch_sizes(draw[1], x.shape[-2:], self.pct, self.aspect)
-        f = _filler(x, fill, stats, lims)
-        return _lay_patches(x, *draw, self.pct, self.aspect, lambda i,r,c: f(i))
+        if not (self.max_num and x.numel()): return self.copied(x)
+        if x.requires_grad:
+            erased = self.lay(torch.zeros_like(x[:,:1], dtype=torch.bool), draw, lambda i,lims: torch.ones_like(i)[:,None,None,None].bool())
+            return torch.where(erased, self.erase(x.detach(), draw, fill, stats), x)
+        if fill!='noise': return self.lay(self.copied(x), draw, _filler(x, fill, stats, None))
+        out = x if self.inplace else _empty_like(x)
+        return self.lay(out, draw, _filler(x, fill, stats, _copy_stats(x, out, stats)))
     def copy(self, x, draw):
         "NCHW `x` with copies laid at the places of `draw`"
-        if not (self.max_num and x.numel()): return x.clone()
-        def _source(i, r, c): return x[i[:,None,None], :, r[:,:,None], c[:,None]].permute(0,3,1,2)
-        return _lay_patches(x, *draw, self.pct, self.aspect, _source)
+        if not (self.max_num and x.numel()): return self.copied(x)
+        return _moved(x, partial(self.copy, draw=draw)) if x.requires_grad else self.lay(self.copied(x), draw, x)
 
 def _check_fill(fill, stats, x=None):
     if stats not in ('batch','image'): raise ValueError(f"stats is 'batch' or 'image', got {stats!r}")
@@ -135,31 +191,33 @@ def _check_fill(fill, stats, x=None):
 
 # %% ../nbs/05_augment.ipynb #3065417d
 def rand_erase(
-    x:Tensor, # Images, NCHW or CHW, of any dtype; not changed
+    x:Tensor, # Images, NCHW or CHW, of any dtype; not changed unless `inplace`
     pct:float|tuple=.2, # Part of the height and of the width that a patch takes, or a range (low, high), within (0,1]
     max_num:int=4, # Greatest number of patches an image; each gets 0 to `max_num`
     p:float=1., # Probability that an image gets patches at all
     fill:str|float|tuple='noise', # 'noise' as above; 'mean' of each channel; 'pixel': plain N(0,1) noise; or a number, or one a channel
     stats:str='batch', # What the noise and the mean are taken from: 'batch' or 'image'
     aspect:tuple=None, # Range of the factor between the patch's relative height and width; None: 1
-    batch:bool=False # One draw for all images?
+    batch:bool=False, # One draw for all images?
+    inplace:bool=False # Change `x` itself, which saves the copy?
 )->Tensor: # Like `x`
     "Erase random patches of each image"
-    patches,x4 = _Patches(pct, max_num, p, aspect, batch),_nchw(x)
+    patches,x4 = _Patches(pct, max_num, p, aspect, batch, inplace),_nchw(x, inplace)
     _check_fill(fill, stats, x4)
     return retain_type(patches.erase(x4, patches.draw(x4), fill, stats).view_as(x), x)
 
 # %% ../nbs/05_augment.ipynb #3e311f74
 def rand_copy(
-    x:Tensor, # Images, NCHW or CHW, of any dtype; not changed
+    x:Tensor, # Images, NCHW or CHW, of any dtype; not changed unless `inplace`
     pct:float|tuple=.2, # Part of the height and of the width that a patch takes, or a range (low, high), within (0,1]
     max_num:int=4, # Greatest number of patches an image; each gets 0 to `max_num`
     p:float=1., # Probability that an image gets patches at all
     aspect:tuple=None, # Range of the factor between the patch's relative height and width; None: 1
-    batch:bool=False # One draw for all images?
+    batch:bool=False, # One draw for all images?
+    inplace:bool=False # Change `x` itself, which saves the copy?
 )->Tensor: # Like `x`
     "Copy random patches of each image to other places of it"
-    patches,x4 = _Patches(pct, max_num, p, aspect, batch),_nchw(x)
+    patches,x4 = _Patches(pct, max_num, p, aspect, batch, inplace),_nchw(x, inplace)
     return retain_type(patches.copy(x4, patches.draw(x4)).view_as(x), x)
 
 # %% ../nbs/05_augment.ipynb #92bd8c3d
@@ -178,9 +236,9 @@ class _ImageTransform(RandTransform):
         self.do,self.plain = bool(typed or plain) and (split_idx==self.split_idx or self.split_idx is None), not typed
         if self.do: self.draw(_nchw((typed or plain)[0]))
 
-    def encodes(self, x:TensorImage): return self.image(_nchw(x)).view_as(x)
-    def encodes(self, x:Tensor): return self.image(_nchw(x)).view_as(x) if self.plain and _is_plain(x) else x
-    def encodes(self, x:TensorMask): return self.mask(x.as_subclass(Tensor).reshape(-1, 1, *x.shape[-2:])).view(x.shape)
+    def encodes(self, x:TensorImage): return self.image(_nchw(x, self.inplace)).view_as(x)
+    def encodes(self, x:Tensor): return self.image(_nchw(x, self.inplace)).view_as(x) if self.plain and _is_plain(x) else x
+    def encodes(self, x:TensorMask): return self.mask(_nchw(x.reshape(-1, 1, *x.shape[-2:]), self.inplace)).view(x.shape)
     def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k not in ('drawn','seen')}
 
 # %% ../nbs/05_augment.ipynb #84966212
@@ -195,12 +253,13 @@ class RandErase(_ImageTransform):
         stats:str='batch', # What the noise and the mean are taken from: 'batch' or 'image'
         aspect:tuple=None, # Range of the factor between the patch's relative height and width; None: 1
         batch:bool=False, # One draw for all images?
+        inplace:bool=False, # Change the batch itself, which saves the copy?
         mask_fill:int=None, # Index that erased places get in a `TensorMask`; None leaves the mask
-        **kwargs
+        **kwargs # As in `RandTransform`: `split_idx`, 0 for the training set, and `order`
     ):
         _check_fill(fill, stats)
-        self.patches = _Patches(pct, max_num, p, aspect, batch)
-        store_attr('pct,max_num,fill,stats,aspect,batch,mask_fill')
+        self.patches = _Patches(pct, max_num, p, aspect, batch, inplace)
+        store_attr('pct,max_num,fill,stats,aspect,batch,inplace,mask_fill')
         super().__init__(p=p, **kwargs)
 
     def draw(self, x): self.drawn = self.patches.draw(x)
@@ -222,10 +281,11 @@ class RandCopy(_ImageTransform):
         p:float=1., # Probability that an image gets patches at all
         aspect:tuple=None, # Range of the factor between the patch's relative height and width; None: 1
         batch:bool=False, # One draw for all images?
-        **kwargs
+        inplace:bool=False, # Change the batch itself, which saves the copy?
+        **kwargs # As in `RandTransform`: `split_idx`, 0 for the training set, and `order`
     ):
-        self.patches = _Patches(pct, max_num, p, aspect, batch)
-        store_attr('pct,max_num,aspect,batch')
+        self.patches = _Patches(pct, max_num, p, aspect, batch, inplace)
+        store_attr('pct,max_num,aspect,batch,inplace')
         super().__init__(p=p, **kwargs)
 
     def draw(self, x): self.drawn = self.patches.draw(x)
@@ -235,8 +295,6 @@ class RandCopy(_ImageTransform):
     mask = image
 
 # %% ../nbs/05_augment.ipynb #015c0d88
-def _layout(x): return torch.contiguous_format if x.is_contiguous() else torch.channels_last
-
 _pad_modes = PadMode.Zeros,PadMode.Border,PadMode.Reflection
 
 def _pad_idx(n, pad, mode, device):
@@ -246,38 +304,42 @@ def _pad_idx(n, pad, mode, device):
     i = i % (2*n-2)
     return torch.minimum(i, 2*n-2-i)
 
-def _pad(x, pad, mode):
-    "NCHW `x` with `pad` more pixels at each side, (height, width)"
+def _pad(x, pad, mode, out):
+    "Put NCHW `x` with `pad` more pixels at each side, (height, width), into `out`"
     (h,w),(ph,pw) = x.shape[-2:],pad
-    res = torch.empty((*x.shape[:2],h+2*ph,w+2*pw), dtype=x.dtype, device=x.device, memory_format=_layout(x))
-    res[:,:,ph:ph+h,pw:pw+w] = x
+    out[:,:,ph:ph+h,pw:pw+w] = x
     for dim,n,p in ((3,w,pw),(2,h,ph)):
         idx = _pad_idx(n, p, mode, x.device)+p
         for start in (0,n+p):
-            edge = res.narrow(dim, start, p)
+            edge = out.narrow(dim, start, p)
             if mode==PadMode.Zeros: edge.zero_()
-            else: edge.copy_(res.index_select(dim, idx[start:start+p]))
-    return res
+            else: edge.copy_(out.index_select(dim, idx[start:start+p]))
+    return out
 
-# %% ../nbs/05_augment.ipynb #1da00c91
-def _windows(x, off, pad, mode):
-    "NCHW `x` padded by `pad`, and a crop of its own size for each image starting at `off` (bs, 2)"
-    windows = _pad(x, pad, mode).unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1)
-    return windows[torch.arange(len(x), device=x.device),:,off[:,0],off[:,1]]
+# %% ../nbs/05_augment.ipynb #858056be
+def _windows(x, off, h, w):
+    "A window of `h` by `w` pixels of each image of NCHW `x`, which is dense, starting at `off` (bs, 2)"
+    rows = x.permute(0,2,3,1).flatten(2)[:,None] if _is_last(x) else x
+    unit = rows.shape[-1]//x.shape[-1]
+    nc = torch.arange(rows.shape[0]*rows.shape[1], device=x.device).view(*rows.shape[:2],1)
+    start = (nc*rows.shape[2] + off[:,:1,None] + torch.arange(h, device=x.device))*rows.shape[3] + off[:,1:,None]*unit
+    lines = rows.as_strided((rows.numel()-w*unit+1,w*unit), (1,1))
+    res = lines.index_select(0, start.flatten())
+    return res.view(len(x),h,w,-1).permute(0,3,1,2) if _is_last(x) else res.view(len(x),-1,h,w)
 
-def _pad_crop(x, off, pad, mode, piece=2**23):
-    "`_windows`, on the CPU in pieces of `piece` bytes"
-    n = max(1, piece//max(1, x[:1].nbytes))
-    if x.device.type!='cpu' or n>=len(x): return _windows(x, off, pad, mode).contiguous(memory_format=_layout(x))
-    res = torch.empty_like(x, memory_format=_layout(x))
-    for i in range(0, len(x), n): res[i:i+n] = _windows(x[i:i+n], off[i:i+n], pad, mode)
-    return res
+def _pad_crop(x, off, pad, mode, out):
+    "Put NCHW `x`, padded by `pad` and cropped for each image at `off` (bs, 2), into `out`"
+    sz,fmt = x.shape[-2:],torch.channels_last if _is_last(out) else torch.contiguous_format
+    for i,s in enumerate(_pieces(x)):
+        if not i: buf = torch.empty((len(x[s]),x.shape[1],*[n+2*p for n,p in zip(sz,pad)]), dtype=x.dtype, device=x.device, memory_format=fmt)
+        out[s] = _windows(_pad(x[s], pad, mode, buf[:len(x[s])]), off[s], *sz)
+    return out
 
 # %% ../nbs/05_augment.ipynb #ff5135fd
 class _Crop:
     "The checked arguments of a crop"
-    def __init__(self, pad, pad_mode, p, batch):
-        self.pad,self.mode,self.p,self.batch = tuple(pad) if is_listy(pad) else (pad,pad),pad_mode,p,batch
+    def __init__(self, pad, pad_mode, p, batch, inplace):
+        self.pad,self.mode,self.p,self.batch,self.inplace = tuple(pad) if is_listy(pad) else (pad,pad),pad_mode,p,batch,inplace
         if len(self.pad)!=2 or not all(isinstance(o, int) and o>=0 for o in self.pad):
             raise ValueError(f"pad is a whole number of pixels, 0 or more, or one for height and one for width, got {pad}")
         if pad_mode not in _pad_modes: raise ValueError(f"pad_mode is one of {_pad_modes}, got {pad_mode!r}")
@@ -287,18 +349,23 @@ class _Crop:
         u = torch.rand(1 if self.batch else len(x), 3, device=x.device)
         offs = [torch.where(u[:,0]<self.p, (o*(2*p+1)).long().clamp(max=2*p), p) for o,p in zip(u[:,1:].T, self.pad)]
         return torch.stack(offs, 1).expand(len(x), 2)
-    def __call__(self, x, draw): return _pad_crop(x, draw, self.pad, self.mode) if any(self.pad) else x
+    def __call__(self, x, draw):
+        "NCHW `x` moved as in `draw`"
+        if not any(self.pad): return x
+        if x.requires_grad: return _moved(x, partial(self, draw=draw))
+        return _pad_crop(x, draw, self.pad, self.mode, x if self.inplace else _empty_like(x))
 
 # %% ../nbs/05_augment.ipynb #d1612141
 def rand_pad_crop(
-    x:Tensor, # Images, NCHW or CHW, of any dtype; not changed
+    x:Tensor, # Images, NCHW or CHW, of any dtype; not changed unless `inplace`
     pad:int|tuple, # Pixels to pad at each side, or (height, width); an image moves by up to as many
     pad_mode:str=PadMode.Reflection, # `PadMode.Reflection`, `PadMode.Zeros` or `PadMode.Border` (repeats the edge)
     p:float=1., # Probability that an image is moved
-    batch:bool=False # One draw for all images?
+    batch:bool=False, # One draw for all images?
+    inplace:bool=False # Change `x` itself, which saves the copy?
 )->Tensor: # Like `x`
     "Pad each image and crop it back to its size at a random place"
-    crop,x4 = _Crop(pad, pad_mode, p, batch),_nchw(x)
+    crop,x4 = _Crop(pad, pad_mode, p, batch, inplace),_nchw(x, inplace)
     return retain_type(crop(x4, crop.draw(x4)).view_as(x), x)
 
 # %% ../nbs/05_augment.ipynb #a6ed9410
@@ -310,10 +377,11 @@ class RandPadCrop(_ImageTransform):
         pad_mode:str=PadMode.Reflection, # `PadMode.Reflection`, `PadMode.Zeros` or `PadMode.Border` (repeats the edge)
         p:float=1., # Probability that an image is moved
         batch:bool=False, # One draw for all images?
-        **kwargs
+        inplace:bool=False, # Change the batch itself, which saves the copy?
+        **kwargs # As in `RandTransform`: `split_idx`, 0 for the training set, and `order`
     ):
-        self.crop = _Crop(pad, pad_mode, p, batch)
-        store_attr('pad,pad_mode,batch')
+        self.crop = _Crop(pad, pad_mode, p, batch, inplace)
+        store_attr('pad,pad_mode,batch,inplace')
         super().__init__(p=p, **kwargs)
 
     def draw(self, x): self.drawn,self.size = self.crop.draw(x),x.shape[-2:]
@@ -328,15 +396,15 @@ class RandPadCrop(_ImageTransform):
         return (_batched(x).unflatten(-1, (-1,2)) - move[:,None,None]).to(x.dtype).view_as(x)
 
 # %% ../nbs/05_augment.ipynb #3227cb1b
-def _flip(x, flip, dim):
-    "NCHW `x` with the images of `flip` mirrored along `dim`"
-    res = x.flip(dim)
-    return torch.where(flip[:,None,None,None], res, x, out=None if x.requires_grad else res)
-
-def _flips(x, flips, horizontal, vertical):
+def _flips(x, flips, horizontal, vertical, inplace):
     "NCHW `x` mirrored by `flips` (bs, 2): first column left and right, second up and down"
-    if horizontal: x = _flip(x, flips[:,0], 3)
-    return _flip(x, flips[:,1], 2) if vertical else x
+    if x.requires_grad: return _moved(x, partial(_flips, flips=flips, horizontal=horizontal, vertical=vertical, inplace=False))
+    out,dims = x if inplace else _empty_like(x),[d for d,on in ((3,horizontal),(2,vertical)) if on]
+    for s in _pieces(x):
+        for i,d in enumerate(dims):
+            o = out[s] if i else x[s]
+            torch.where(flips[s,3-d,None,None,None], o.flip(d), o, out=out[s])
+    return out
 
 def _check_flip(p, horizontal, vertical, alternate=False, batch=False):
     _check_p(p)
@@ -348,16 +416,17 @@ def _check_flip(p, horizontal, vertical, alternate=False, batch=False):
 def _draw_flips(x, p, batch): return (torch.rand(1 if batch else len(x), 2, device=x.device) < p).expand(len(x), 2)
 
 def rand_flip(
-    x:Tensor, # Images, NCHW or CHW, of any dtype; not changed
+    x:Tensor, # Images, NCHW or CHW, of any dtype; not changed unless `inplace`
     p:float=.5, # Probability that an image is mirrored, for each direction
     horizontal:bool=True, # Mirror left and right?
     vertical:bool=False, # Mirror up and down?
-    batch:bool=False # One draw for all images?
+    batch:bool=False, # One draw for all images?
+    inplace:bool=False # Change `x` itself, which saves the copy?
 )->Tensor: # Like `x`
     "Mirror each image at random"
     _check_flip(p, horizontal, vertical)
-    x4 = _nchw(x)
-    return retain_type(_flips(x4, _draw_flips(x4, p, batch), horizontal, vertical).view_as(x), x)
+    x4 = _nchw(x, inplace)
+    return retain_type(_flips(x4, _draw_flips(x4, p, batch), horizontal, vertical, inplace).view_as(x), x)
 
 # %% ../nbs/05_augment.ipynb #1c6f796f
 def _slots(x, bits=24):
@@ -381,10 +450,11 @@ class RandFlip(_ImageTransform):
         vertical:bool=False, # Mirror up and down?
         alternate:bool=False, # Mirror each image every second time that it comes, after a random start?
         batch:bool=False, # One draw for all images?
-        **kwargs
+        inplace:bool=False, # Change the batch itself, which saves the copy?
+        **kwargs # As in `RandTransform`: `split_idx`, 0 for the training set, and `order`
     ):
         _check_flip(p, horizontal, vertical, alternate, batch)
-        store_attr('horizontal,vertical,alternate,batch')
+        store_attr('horizontal,vertical,alternate,batch,inplace')
         super().__init__(p=p, **kwargs)
 
     def _turns(self, x):
@@ -398,7 +468,7 @@ class RandFlip(_ImageTransform):
     def draw(self, x): self.drawn = self._turns(x) if self.alternate else _draw_flips(x, self.p, self.batch)
     def image(self, x):
         "NCHW `x` mirrored"
-        return _flips(x, self.drawn, self.horizontal, self.vertical)
+        return _flips(x, self.drawn, self.horizontal, self.vertical, self.inplace)
     mask = image
     def encodes(self, x:TensorPoint):
         "Points and boxes, in fastai's coordinates from -1 to 1, mirrored"

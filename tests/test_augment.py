@@ -307,14 +307,39 @@ def test_crop_is_a_crop_of_torchs_padding(mode, torch_mode, pad):
     assert (found.sum(1)==1).all() and chi2_ok(found.sum(0))
 
 @pytest.mark.parametrize('fmt', [torch.contiguous_format, torch.channels_last])
-def test_large_batches_in_pieces(fmt):
-    "More than a piece of memory: the same crops as image by image"
-    from fastai_ext.augment import _pad_crop
-    x,off = torch.rand(11,3,20,20).contiguous(memory_format=fmt),torch.randint(0, 5, (11,2))
-    want = torch.cat([_pad_crop(x[i:i+1], off[i:i+1], (2,2), PadMode.Reflection) for i in range(11)])
-    y = _pad_crop(x, off, (2,2), PadMode.Reflection, piece=20_000)
-    assert torch.equal(y, want) and y.is_contiguous(memory_format=fmt)
-    assert torch.equal(_pad_crop(x, off, (2,2), PadMode.Reflection, piece=1), want)
+@pytest.mark.parametrize('size', [1,20_000])
+@pytest.mark.parametrize('t', every, ids=str)
+def test_large_batches_in_pieces(t, fmt, size, monkeypatch):
+    "More than a piece of memory, and an uneven last piece: the same as in one"
+    from fastai_ext import augment
+    x,whole = torch.rand(11,3,20,20).contiguous(memory_format=fmt),augment._pieces
+    def _run():
+        if isinstance(t, RandFlip): t.seen = None
+        set_seed(41)
+        return t(TensorImage(x), split_idx=0)
+    want = _run()
+    monkeypatch.setattr(augment, '_pieces', lambda x: whole(x, size))
+    assert len(augment._pieces(x))==-(-11//max(1, size//4800))
+    y = _run()
+    test_close(y, want, 1e-5)
+    assert y.is_contiguous(memory_format=fmt)
+
+@pytest.mark.parametrize('channels', [1,3])
+def test_large_windows_in_groups(channels):
+    "Patches of very different sizes, in windows so large that they go in groups: the numbers that a plain loop over images and patches gives"
+    set_seed(42)
+    x,t = torch.rand(40,channels,90,70),RandCopy((.05,.9), max_num=3, aspect=(.5,2.))
+    y = plain(t(TensorImage(x), split_idx=0))
+    from fastai_ext.augment import _patch_sizes
+    num,u = t.drawn
+    (hs,ws),_ = _patch_sizes(u, (90,70), t.patches.pct, t.patches.aspect)
+    want = x.clone()
+    for i in range(40):
+        for k in range(num[i]):
+            h,w = hs[i,k].item(),ws[i,k].item()
+            r,c,sr,sc = (min(int(o*(n-m+1)), n-m) for o,n,m in zip(u[i,2:,k], (90,70,90,70), (h,w,h,w)))
+            want[i,:,r:r+h,c:c+w] = x[i,:,sr:sr+h,sc:sc+w]
+    assert torch.equal(y, want) and num.max()==3
 
 @pytest.mark.parametrize('t,n', [(RandFlip(), 2), (RandFlip(horizontal=False, vertical=True), 2), (RandFlip(vertical=True), 4)])
 def test_flip_sides(t, n):
@@ -390,6 +415,48 @@ def test_strided_input(t):
     set_seed(18)
     test_close(a, t(TensorImage(x.contiguous()), split_idx=0), 1e-5)
 
+def _memory(x): return x.untyped_storage().data_ptr()
+
+@pytest.mark.parametrize('fmt', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('t', every, ids=str)
+def test_in_place(t, fmt):
+    "Asked for, the batch itself is changed, to the same result; else it is not"
+    x,m = torch.rand(12,3,20,16).contiguous(memory_format=fmt),torch.randint(0, 9, (12,20,16))
+    def _run(t):
+        b = TensorImage(x.clone()),TensorMask(m.clone())
+        if isinstance(t, RandFlip): t.seen = None
+        set_seed(43)
+        return b,t(b, split_idx=0)
+    other = deepcopy(t)
+    other.inplace = True
+    for k in ('patches','crop'):
+        if hasattr(other, k): getattr(other, k).inplace = True
+    (b,(y,z)),(bi,(yi,zi)) = _run(t),_run(other)
+    assert torch.equal(y, yi) and torch.equal(z, zi) and torch.equal(b[0], x) and torch.equal(b[1], m)
+    assert _memory(yi)==_memory(bi[0]) and _memory(y)!=_memory(b[0]) and torch.equal(bi[0], yi) and type(yi) is TensorImage
+
+@pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), rand_flip], ids=str)
+def test_in_place_functions(f):
+    x = TensorImage(torch.rand(3,12,10))
+    for seed in range(9):
+        set_seed(seed)
+        x = TensorImage(torch.rand(3,12,10))
+        was,y = x.clone(),f(x, inplace=True)
+        assert torch.equal(x, y) and _memory(x)==_memory(y)
+        if not torch.equal(x, was): return
+    assert False, 'nothing changed in 9 draws'
+
+@pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), rand_flip], ids=str)
+def test_in_place_needs_memory_of_its_own(f):
+    with pytest.raises(ValueError, match='inplace=True .* share memory'): f(torch.rand(1,1,8,8).expand(9,-1,-1,-1), inplace=True)
+    with pytest.raises(ValueError, match='inplace=True .* gradient'): f(torch.rand(9,1,8,8, requires_grad=True), inplace=True)
+
+@pytest.mark.parametrize('t', [RandErase, RandCopy, partial(RandPadCrop, 2), RandFlip], ids=str)
+def test_in_place_argument(t):
+    x = TensorImage(torch.rand(64,1,12,10))
+    y = t(inplace=True)(x, split_idx=0)
+    assert _memory(y)==_memory(x) and _memory(t()(x, split_idx=0))!=_memory(x)
+
 def test_single_images():
     "CHW images, and a mask HW, work as well; other types in the tuple are left alone"
     m = TensorMask(torch.arange(80).view(8,10))
@@ -413,13 +480,23 @@ def test_strided_mask():
     a,b = RandFlip()((TensorImage(plain(m)[:,None].float()), m), split_idx=0)
     assert torch.equal(plain(a)[:,0], plain(b).float())
 
-@pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), partial(rand_flip, vertical=True)], ids=str)
+@pytest.mark.parametrize('f', [partial(rand_erase, fill=0.), rand_copy, partial(rand_copy, pct=(.1,.5)), partial(rand_pad_crop, pad=2),
+    partial(rand_pad_crop, pad=3, pad_mode=PadMode.Zeros), partial(rand_flip, vertical=True)], ids=str)
 def test_gradients_pass(f):
-    "Every pixel that is left or copied passes its gradient back"
-    x = torch.rand(16,3,8,8, requires_grad=True)
+    "Every pixel gets a gradient for each place where it is seen, and the same draw is made as without gradients"
+    x = torch.arange(1, 16*3*12*10+1.).view(16,3,12,10).double().requires_grad_()
+    set_seed(44)
     y = f(x)
     y.sum().backward()
-    assert x.grad.sum() > 0 and y.requires_grad
+    assert torch.equal(x.grad.flatten(), torch.bincount(y.detach().flatten().long(), minlength=x.numel()+1)[1:].double())
+    set_seed(44)
+    assert torch.equal(y, f(x.detach()))
+
+def test_noise_has_no_gradient():
+    x = torch.randn(16,3,8,8, requires_grad=True)
+    y = rand_erase(x, pct=.5)
+    y.sum().backward()
+    assert torch.equal(x.grad, (y==x).float()) and 0 < x.grad.mean() < 1
 
 @pytest.mark.parametrize('t', every, ids=str)
 def test_nothing_waits_for_the_device(t):
