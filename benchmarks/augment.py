@@ -4,7 +4,8 @@
 
 All erasing covers 8% of an image in the mean: ours 0 to 4 patches of 4%, timm 2 of 4%, the others one rectangle of 8%. The peers' calls are
 the nearest they have; the column "draws" says if each image has a draw of its own. The floors: one `clone` of the batch, the normal noise for
-8% of the pixels, and a `clone` into memory that is there already (a fresh block of 150 MB costs the operating system more than the copy).
+8% of the pixels, a `clone` into memory that is there already (a fresh block of 150 MB costs the operating system more than the copy), and what is left of
+our erasing if the draws would not have to become places.
 What changes its input does so to the same batch in all runs, which changes no time. Runs are interleaved, each figure is a median. torchvision and kornia must be installed for their rows; kornia may be absent."""
 from argparse import ArgumentParser
 from importlib.metadata import version, PackageNotFoundError
@@ -77,8 +78,13 @@ def movers(x):
 def floors(x):
     "Name: (none, function) of what bounds the others from below"
     buf,n = torch.empty_like(x),int(.08*x.numel())
+    px = (rand_erase(torch.zeros_like(x), fill=1.)>0).flatten().nonzero()[:,0]
+    def _known(o):
+        out,_ = o.clone(),torch.rand(len(o), 26, device=o.device)
+        return out.view(-1).index_fill_(0, px, 0.)
     return {'floor: x.clone()': ('', lambda o: o.clone()), 'floor: copy into existing memory': ('', lambda o: buf.copy_(o)),
-        'floor: noise for 8% of the pixels': ('', lambda o: torch.randn(n, device=o.device))}
+        'floor: noise for 8% of the pixels': ('', lambda o: torch.randn(n, device=o.device)),
+        'floor: clone, draws, a constant at pixels known before': ('', _known)}
 
 def timed(f, x):
     "Seconds of one call"

@@ -32,7 +32,7 @@ def _nchw(x, inplace=False):
     return x if x.ndim==4 else x[None]
 
 # %% ../nbs/05_augment.ipynb #15526d04
-def _pieces(x, size=2**21):
+def _pieces(x, size=2**22):
     "Slices of the images of NCHW `x`: of `size` bytes on the CPU, else one of all"
     n = max(1, size//max(1, x[:1].nbytes)) if x.device.type=='cpu' else max(1, len(x))
     return [slice(i, i+n) for i in range(0, len(x), n)]
@@ -106,7 +106,8 @@ def _lay_patches(out, num, u, pct, aspect, content):
     "Fill `num` patches of each image of NCHW `out` by `content(images, window's size)`, or with patches of the images `content`"
     sz,even,cpu = out.shape[-2:],pct[0]==pct[1] and aspect[0]==aspect[1],out.device.type=='cpu'
     sizes,lims = _patch_sizes(u, sz, pct, aspect)
-    start,src = ([_randint(u[:,o+d], sz[d]-sizes[d]+1) for d in range(2)] for o in (2,4))
+    def _places(o): return [_randint(u[:,o+d], sz[d]-sizes[d]+1) for d in range(2)]
+    start,src = _places(2),_places(4) if isinstance(content, Tensor) else []
     def _rounds():
         for k in range(u.shape[-1]):
             size,to,fro = ([s[:,k] for s in o] for o in ([] if even else sizes, start, src))

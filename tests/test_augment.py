@@ -295,14 +295,15 @@ def test_patches_leave_points(t):
 
 @pytest.mark.parametrize('mode,torch_mode', [(PadMode.Zeros,'constant'), (PadMode.Border,'replicate'), (PadMode.Reflection,'reflect')])
 @pytest.mark.parametrize('pad', [2, (1,3)])
-def test_crop_is_a_crop_of_torchs_padding(mode, torch_mode, pad):
+@pytest.mark.parametrize('fmt', [torch.contiguous_format, torch.channels_last])
+def test_crop_is_a_crop_of_torchs_padding(mode, torch_mode, pad, fmt):
     "Every image is one of the crops of the image padded by torch, and all of them come up"
     set_seed(15)
     ph,pw = (pad,pad) if isinstance(pad, int) else pad
     img = torch.rand(1,2,9,11)
     padded = F.pad(img, (pw,pw,ph,ph), mode=torch_mode)[0]
     crops = torch.stack([padded[:,i:i+9,j:j+11] for i in range(2*ph+1) for j in range(2*pw+1)])
-    y = rand_pad_crop(img.expand(2000,-1,-1,-1).contiguous(), pad, mode)
+    y = rand_pad_crop(img.expand(2000,-1,-1,-1).contiguous(memory_format=fmt), pad, mode)
     found = (y[:,None]==crops[None]).flatten(2).all(2)
     assert (found.sum(1)==1).all() and chi2_ok(found.sum(0))
 
