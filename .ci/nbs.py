@@ -1,7 +1,7 @@
 """The notebook chores that nbdev leaves to Quarto or to Jupyter
 
 python .ci/nbs.py run [NOTEBOOK ...]    run notebooks (all of them by default) and save their outputs
-python .ci/nbs.py test [NOTEBOOK ...]   run them and save nothing
+python .ci/nbs.py test [NOTEBOOK ...]   run them, long tutorials with a reduced setting, and save nothing
 python .ci/nbs.py readme                write README.md from nbs/index.ipynb"""
 from pathlib import Path
 import os, posixpath, re, sys, time
@@ -48,6 +48,7 @@ def readme():
 
 if __name__ == '__main__':
     todo, *names = sys.argv[1:] or ['']
+    if todo == 'test': os.environ['FASTAI_EXT_QUICK'] = '1'
     if todo in ('run', 'test'): execute(names, save=todo == 'run')
     elif todo == 'readme': readme()
     else: sys.exit(__doc__)
