@@ -9,11 +9,12 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
-import html, inspect, os, posixpath, pprint, re, shutil, sys, textwrap, warnings
+import ast, html, inspect, os, posixpath, pprint, re, shutil, sys, textwrap, warnings
 
+from fastai.callback.core import event
 from fastcore.docments import docments, docstring
 from fastcore.nbio import mk_cell, read_nb, write_nb
-import nbdev.quarto, nbdev.serve, nbdev.showdoc
+import nbdev.processors, nbdev.quarto, nbdev.serve, nbdev.showdoc
 import latex2mathml.converter, smalldocs.site, yaml
 
 root = Path(__file__).resolve().parents[1]
@@ -31,14 +32,23 @@ def shown(v): return getattr(v, '__name__', None) or re.sub(r' at 0x\w+', '', re
 
 def code(s): return f'`{s}`' if s else ''
 
+def literals(s):
+    "Python's strings in prose, such as 'auto', as code: else they would get curly quotes"
+    return '`'.join(o if i%2 else re.sub(r"(?<!\w)'[\w./-]*'(?!\w)", r'`\g<0>`', o) for i,o in enumerate(s.split('`')))
+
 def row(*cells): return '| ' + ' | '.join(str(o).replace('|', r'\|').replace('\n', ' ') for o in cells) + ' |'
 
 def heading(nm, level):
     "A heading whose underscores stay and whose anchor is the one that nbdev links to"
     return f"{'#'*level} {nm.replace('_', chr(92)+'_')} {{#{nm.lower()}}}"
 
+def ours(cls):
+    "Is what makes a `cls` written in this package? Else its parameters are the other package's to explain"
+    return next(o for o in cls.__mro__ if '__init__' in vars(o)).__module__.startswith('fastai_ext')
+
 def parameters(sym):
-    "Name and parameter of what a caller passes; a field's factory is shown by what it makes"
+    "Parameters that a caller passes; a field's factory is shown by what it makes"
+    if inspect.isclass(sym) and not ours(sym): return []
     made_by = {o.name: o.default_factory() for o in fields(sym) if o.default_factory is not MISSING} if is_dataclass(sym) else {}
     params = [p.replace(default=made_by.get(k, p.default)) for k,p in inspect.signature(sym).parameters.items()]
     return params[1:] if params and params[0].name == 'self' else params
@@ -60,18 +70,20 @@ def table(sym):
     "Parameters, types, defaults and meanings, from docments"
     docs, ret = docments(sym, full=True, args_kwargs=True), inspect.signature(sym).return_annotation
     rows = [(code(starred(p)), '' if p.annotation is empty else code(short(p.annotation)), '' if p.default is empty else code(shown(p.default)),
-        (docs.get(p.name) or {}).get('docment') or '') for p in parameters(sym)]
-    meaning = docs.get('return', {}).get('docment') or ''
+        literals((docs.get(p.name) or {}).get('docment') or '')) for p in parameters(sym)]
+    meaning = literals(docs.get('return', {}).get('docment') or '')
     if meaning or not (inspect.isclass(sym) or ret in (empty, None)): rows.append(('**Returns**', '' if ret is empty else code(short(ret)), '', meaning))
     cols = [c for c in zip(('Name', 'Type', 'Default', 'Meaning'), ('---',)*4, *rows) if any(c[2:])]
     return '\n'.join(row(*o) for o in zip(*cols)) if len(cols) > 1 else ''
 
 def methods(cls):
-    "Names of the public methods and properties written in the class itself that say what they do"
+    "Public methods and properties written in the class that say what they do, but for what a base class or fastai's loop calls for"
     lines, first = inspect.getsourcelines(cls)
+    called = {k for b in cls.__mro__[1:] if b.__module__.startswith('fastai_ext') for k in re.findall(r'\bself\.(\w+)\(', inspect.getsource(b))}
     for k,o in vars(cls).items():
         f = o.fget if isinstance(o, property) else getattr(o, '__func__', o)
         if k[0] == '_' or not inspect.isfunction(f) or f.__name__ != k or not f.__doc__: continue
+        if hasattr(event, k) or k in called or any(k in vars(b) for b in cls.__mro__[1:]): continue
         if inspect.getsourcefile(f) == inspect.getsourcefile(cls) and first <= f.__code__.co_firstlineno < first+len(lines):
             yield f'{cls.__name__}.{k}'
 
@@ -93,16 +105,30 @@ class Reference(nbdev.showdoc.BasicMarkdownRenderer):
     def entry(self, nm, level):
         sym,url = exported(nm)
         f = sym.fget if isinstance(sym, property) else sym
-        if nm.endswith('__') and not f.__doc__: return ''
         is_prop = f is not sym
         out = [heading(nm, level), f'[source]({url}){{.source-link}}', f'```python\n{nm if is_prop else signature(f, nm)}\n```']
-        out += [inspect.cleandoc(docstring(f)), '' if is_prop else table(f)]
+        out += [literals(inspect.cleandoc(docstring(f))), '' if is_prop else table(f)]
         if inspect.isclass(f): out += [self.entry(o, level+1) for o in methods(f)]
         return '\n\n'.join(filter(None, out))
 
+defined, remove_export = nbdev.processors._def_names, nbdev.processors.rm_export
+
+def entries(cell, shown=()):
+    "Names of a cell that get an entry, the last first, since nbdev puts each below the cell; special methods only if they say what they do"
+    return [o for o in reversed(defined(cell, shown)) if not o.endswith('__') or exported(o)[0].__doc__]
+
+def fold_private(cell):
+    "Exported code that has no entry stays below the text about it, folded; other exported and hidden cells go"
+    found = cell.cell_type == 'code' and {'export', 'exporti'} & cell.directives_.keys()
+    private = [o.name for o in cell.parsed_() if isinstance(o, (ast.FunctionDef, ast.ClassDef))] if found and not entries(cell) else []
+    if private: cell.source = f'#| code-fold: true\n#| code-summary: "Source of {", ".join(private)}"\n{cell.source.strip()}'
+    else: remove_export(cell)
+
 def process():
-    "Let nbdev process the notebooks into `_proc`, with our reference entries"
+    "Let nbdev process the notebooks into `_proc`, with our reference entries in the order of the source, and private code folded"
     nbdev.showdoc.BasicMarkdownRenderer = Reference
+    nbdev.processors._def_names = entries
+    nbdev.processors.rm_export = fold_private
     if not nbdev.doclinks.NbdevLookup().entries.get('fastai_ext'):
         sys.exit('The package is not installed, so that names cannot be linked: pip install -e ".[test]"')
     with warnings.catch_warnings(record=True) as caught:
@@ -154,7 +180,21 @@ def add_constants(nbs):
         entries = [f'{heading(o, 3)}\n\n```python\n{o} = {pprint.pformat(getattr(mod, o), width=100, compact=True, sort_dicts=False)}\n```' for o in found]
         if found: nb.cells.append(mk_cell('\n\n'.join(['## Constants', *entries]), 'markdown'))
 
-def bare(o): return re.sub(r'<style>.*?</style>|</?div>', '', joined(o.get('data', {}).get('text/html', '')), flags=re.S)
+def add_overviews(nbs):
+    "Before the first entry or heading of a reference page, a table of its names with what they do"
+    def _shown(o): return joined(o.get('data', {}).get('text/markdown', ''))
+    for nb in nbs.values():
+        names = re.findall(r'^::: \{\.reference\}\n\n### (\S+) \{(#\S+)\}\n\n.*?\n```\n\n(.*?)(?:\n\n|$)', '\n'.join(_shown(o) for c in nb.cells
+            for o in c.get('outputs', [])), re.M|re.S)
+        if len(names) < 2: continue
+        rows = [row(f'[`{nm.replace(chr(92), "")}`]({anchor})', doc.replace('\n', ' ')) for nm,anchor,doc in names]
+        text = '\n'.join(['::: {.overview}', '', row('Name', 'What it is for'), row('---', '---'), *rows, '', ':::'])
+        at = next(i for i,c in enumerate(nb.cells) if c.cell_type == 'code' and '| include: false' not in c.source or c.source.startswith('#'))
+        nb.cells.insert(at, mk_cell(text, 'markdown'))
+
+def bare(o):
+    "The HTML of an output without its wrapping; what has no HTML is taken as it is"
+    return re.sub(r'<style>.*?</style>|</?div>', '', joined(o.get('data', {}).get('text/html', '-')), flags=re.S)
 
 def joined(s): return s if isinstance(s, str) else ''.join(s)
 
@@ -162,14 +202,15 @@ def stage():
     "`_proc` under the names of the pages in `_site_src`, with the links and the configuration of this site"
     shutil.rmtree(made, ignore_errors=True)
     nbs = {page_name(p.relative_to(proc).as_posix()): read_nb(p) for p in sorted(proc.rglob('*.ipynb'))}
+    add_overviews(nbs)
     add_constants(nbs)
     anchors = {k: {a for d,key in markdown_of(nb) for a in re.findall(r'\{#([^} ]+)', joined(d[key]))} for k,nb in nbs.items()}
     broken = []
     for k,nb in nbs.items():
         if nb.cells[0].cell_type == 'raw': nb.cells[0].source = re.sub(r'^output-file:.*\n', '', nb.cells[0].source, flags=re.M)
         nb.cells = [c for c in nb.cells if 'WARNING: THIS FILE WAS AUTOGENERATED' not in c.source]
-        # a bar that is full says nothing any more
-        for c in nb.cells: c.outputs = [o for o in c.get('outputs', []) if not re.match(r'\s*<progress', bare(o))]
+        # a bar that is full says nothing any more, and a style sheet alone leaves a gap
+        for c in nb.cells: c.outputs = [o for o in c.get('outputs', []) if not re.match(r'\s*(<progress|$)', bare(o))]
         for d,key in markdown_of(nb): d[key] = relink(joined(d[key]), k, anchors, broken)
         (made/k).parent.mkdir(parents=True, exist_ok=True)
         write_nb(nb, made/k)
@@ -223,7 +264,9 @@ def local(path):
     if path.suffix == '.html':
         text = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', mathml, text, flags=re.S)
         text = re.sub(r'<(?:link|script)\b[^>]*(?:href|src)="https://cdn\.[^>]*>(?:</script>)?\n?', '', text)
-    else: text = re.sub(r'@import url\(https?:[^)]*\);?', '', text)
+    elif path.suffix == '.css': text = re.sub(r'@import url\(https?:[^)]*\);?', '', text)
+    # smalldocs leaves the links of outputs, and our marks, as they are
+    else: text = re.sub(r'^:::.*\n\n?', '', re.sub(r'(\]\([\w./-]+)\.ipynb(?=[#)])', r'\1.llms.md', text), flags=re.M)
     path.write_text(text, encoding='utf-8')
 
 def build():
@@ -232,7 +275,7 @@ def build():
     site = smalldocs.site.build(made, quiet=True)
     problems += site.warnings
     for p in docs.rglob('*'):
-        if p.suffix in ('.html', '.css'): local(p)
+        if p.suffix in ('.html', '.css', '.md'): local(p)
     (docs/'.nojekyll').touch()
     if problems: sys.exit('The site has problems:\n' + '\n'.join(problems))
     print(f'{len(site.pages)} pages in {docs.relative_to(root)}')
