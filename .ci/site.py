@@ -4,11 +4,13 @@ python .ci/site.py            build it into _docs/
 python -m http.server -d _docs    look at it: search needs a server
 
 nbdev processes the notebooks, smalldocs renders them by nbs/_quarto.yml; what neither does is done here: reference entries with a parameter
-table, links by source name, maths as MathML, no font or script of another host. A warning, a broken link or a missing tool ends the build."""
+table, an overview of the names of a page, private code folded below its text, links by source name, maths as MathML, no font or script of
+another host. A warning, a broken link or a missing tool ends the build."""
 from dataclasses import MISSING, fields, is_dataclass
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
+from typing import Union, get_args, get_origin
 import ast, html, inspect, os, posixpath, pprint, re, shutil, sys, textwrap, warnings
 
 from fastai.callback.core import event
@@ -25,7 +27,8 @@ extra_pages = {'CONTRIBUTING.md': 'contributing.md', 'CHANGELOG.md': 'changelog.
 empty = inspect.Parameter.empty
 
 def short(anno):
-    "An annotation as it is written: without modules"
+    "An annotation as it is written: without modules, alternatives with bars"
+    if get_origin(anno) is Union: return ' | '.join(map(short, get_args(anno)))
     return re.sub(r'\b(?:\w+\.)+(?=\w)', '', anno if isinstance(anno, str) else inspect.formatannotation(anno)).replace('NoneType', 'None')
 
 def shown(v): return getattr(v, '__name__', None) or re.sub(r' at 0x\w+', '', repr(v))
@@ -142,8 +145,8 @@ def page_name(p):
     "`04_summary.ipynb` is the page `summary`, as nbdev has it"
     return posixpath.join(posixpath.dirname(p), re.sub(r'^\d+[a-z]?_', '', posixpath.basename(p)))
 
-def relink(text, page, anchors, broken):
-    "Links by source name or to the published site lead to this site's pages, those to files of the checkout to the forge"
+def relink(text, page, anchors, broken, folder='nbs'):
+    "Links by source name or to the published site lead to this site's pages, those to files of the checkout to the forge; its pages come of `folder`"
     here = posixpath.dirname(page)
     def to_page(target, frag): return posixpath.relpath(target, here or '.') + frag
     def one(m):
@@ -156,7 +159,7 @@ def relink(text, page, anchors, broken):
             if target not in anchors: broken.append(f'{page}: {m[1]}')
             return f'({to_page(target, frag)})'
         if not url or re.match(r'\w+:', url): return m[0]
-        path = posixpath.normpath(posixpath.join('nbs', here, url))
+        path = posixpath.normpath(posixpath.join(folder, here, url))
         inside = path.removeprefix('nbs/')
         if path in extra_pages: return f'({to_page(extra_pages[path], frag)})'
         if path.startswith('nbs/') and page_name(inside) in anchors: return f'({to_page(page_name(inside), frag)})'
@@ -180,17 +183,20 @@ def add_constants(nbs):
         entries = [f'{heading(o, 3)}\n\n```python\n{o} = {pprint.pformat(getattr(mod, o), width=100, compact=True, sort_dicts=False)}\n```' for o in found]
         if found: nb.cells.append(mk_cell('\n\n'.join(['## Constants', *entries]), 'markdown'))
 
+def md(cell): return '\n'.join(joined(o.get('data', {}).get('text/markdown', '')) for o in cell.get('outputs', []))
+
 def add_overviews(nbs):
-    "Before the first entry or heading of a reference page, a table of its names with what they do"
-    def _shown(o): return joined(o.get('data', {}).get('text/markdown', ''))
+    "Before the first section or entry of a reference page, a table of its names with what they do"
     for nb in nbs.values():
-        names = re.findall(r'^::: \{\.reference\}\n\n### (\S+) \{(#\S+)\}\n\n.*?\n```\n\n(.*?)(?:\n\n|$)', '\n'.join(_shown(o) for c in nb.cells
-            for o in c.get('outputs', [])), re.M|re.S)
+        found = [(c, re.findall(r'^::: \{\.reference\}\n\n### (\S+) \{(#\S+)\}\n\n.*?\n```\n\n(.*?)(?:\n\n|$)', md(c), re.S)) for c in nb.cells]
+        names = [o for _,os in found for o in os]
         if len(names) < 2: continue
-        rows = [row(f'[`{nm.replace(chr(92), "")}`]({anchor})', doc.replace('\n', ' ')) for nm,anchor,doc in names]
-        text = '\n'.join(['::: {.overview}', '', row('Name', 'What it is for'), row('---', '---'), *rows, '', ':::'])
-        at = next(i for i,c in enumerate(nb.cells) if c.cell_type == 'code' and '| include: false' not in c.source or c.source.startswith('#'))
-        nb.cells.insert(at, mk_cell(text, 'markdown'))
+        rows = [row(f'[`{nm.replace(chr(92), "")}`]({anchor})', doc) for nm,anchor,doc in names]
+        text = '\n'.join(['::: {.overview}', '', row('Name', 'What it is for'), row('---', '---'), *rows, '', ':::', '', ''])
+        i,at = next((i, re.search(r'^## |\Z', c.source, re.M).start()) for i,(c,os) in enumerate(found) if os or re.search('^## ', c.source, re.M))
+        c = nb.cells[i]
+        if c.cell_type == 'code': nb.cells.insert(i, mk_cell(text, 'markdown'))
+        else: c.source = c.source[:at] + text + c.source[at:]
 
 def bare(o):
     "The HTML of an output without its wrapping; what has no HTML is taken as it is"
@@ -214,7 +220,9 @@ def stage():
         for d,key in markdown_of(nb): d[key] = relink(joined(d[key]), k, anchors, broken)
         (made/k).parent.mkdir(parents=True, exist_ok=True)
         write_nb(nb, made/k)
-    for a,b in extra_pages.items(): (made/b).write_text(relink((root/a).read_text(encoding='utf-8'), f'../{b}', anchors, broken), encoding='utf-8')
+    for a,b in extra_pages.items():
+        text = nbdev.doclinks.NbdevLookup().linkify((root/a).read_text(encoding='utf-8'))
+        (made/b).write_text(relink(text, b, anchors, broken, folder=''), encoding='utf-8')
     for p in (*src.glob('*.css'), *src.glob('*.svg')): shutil.copy(p, made/p.name)
     return broken
 

@@ -159,6 +159,17 @@ def test_outputs_take_place_only_if_they_show_something(pages):
         text = (docs/k).read_text(encoding='utf-8')
         assert not re.search(r'<div class="cell-output[^>]*>\s*(<style.*?</style>\s*|<div>\s*|</div>\s*)*</div>\s*(<div class="cell|</section)', text, re.S), k
 
+def test_overviews_come_first_and_name_all_entries(pages):
+    for mod in modules:
+        text = (docs/f'{mod}.html').read_text(encoding='utf-8')
+        overview = re.search(r'<div class="overview">.*?</table>', text, re.S)
+        assert overview and overview.start() < text.index('<div class="reference">'), mod
+        assert [o for o in public(mod) if not re.search(rf'href="#{re.escape(o.lower())}"', overview[0])
+            and callable(getattr(importlib.import_module(f'fastai_ext.{mod}'), o, len))] == []
+
+def test_links_of_the_other_pages(pages):
+    assert 'augment.html#randerase' in pages['changelog.html'].links and 'core.html#undisturbed' in pages['contributing.html'].links
+
 def test_private_code_is_folded(pages):
     text = (docs/'summary.html').read_text(encoding='utf-8')
     folded = re.findall(r'<details class="code-fold">\s*<summary>Source of (.*?)</summary>(.*?)</details>', text, re.S)
