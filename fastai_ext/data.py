@@ -98,7 +98,7 @@ def _download_fashion(dest):
 
 # %% ../nbs/01_data.ipynb #0892482d
 def balanced_subset(
-    y, # Labels of the items, of shape (N,)
+    y:list|np.ndarray, # Labels of the items, of shape (N,)
     n:int, # Number of items wanted: shared equally among the classes, the first ones getting one more if it doesn't divide
     seed:int=42 # Of the draw
 )->np.ndarray: # n indices into `y`, ascending

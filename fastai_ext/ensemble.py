@@ -350,7 +350,7 @@ class EnsembleReport:
     def __repr__(self): return self.table.to_string(index=False, float_format='%.4f')
     def _repr_html_(self): return self.table.to_html(index=False, float_format='%.4f', border=0)
     def plot(self,
-        ax=None, # Axes to draw on; None: of a new figure
+        ax:plt.Axes=None, # Axes to draw on; None: of a new figure
         cmap:str='Blues' # Colour map: more of it where they disagree more
     )->plt.Axes: # The axes
         "Show how often each pair of members disagrees, in percent"

@@ -872,7 +872,7 @@ def _from_size(model, size, dtype):
 # %% ../nbs/04_summary.ipynb #36405e15
 def summarize(
     model:nn.Module, # Any model; a `torch.compile` or DataParallel wrapper is taken off
-    *inputs, # What the model is called with: tensors, or tuples, lists and dicts of them; their first dimension is the batch
+    *inputs:object, # What the model is called with: tensors, or tuples, lists and dicts of them; their first dimension is the batch
     input_size:tuple=None, # Instead of `inputs`: size of one item without the batch, such as (3,224,224)
     dtype:torch.dtype=None, # Of the input made from `input_size`; default: integers for an embedding, else the parameters' type
     bs:int=None, # Items in the batch, by which MACs are divided; default: size of the first tensor's first dimension
@@ -970,7 +970,7 @@ def _footer(learn):
 # %% ../nbs/04_summary.ipynb #a39db248
 @patch
 def summary(self:Learner,
-    *xb, # Inputs of the model; default: those of a batch of `dls.train`
+    *xb:object, # Inputs of the model; default: those of a batch of `dls.train`
     depth:int=None, # Show modules down to this depth; None for all
     receptive_field:bool=False # Add a column: pixels of the input that one activation of the output sees
 ) -> ModelSummary: # Shown as a table in a notebook, as text elsewhere
