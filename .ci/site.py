@@ -4,16 +4,19 @@ python .ci/site.py            build it into _docs/
 python -m http.server -d _docs    look at it: search needs a server
 
 nbdev processes the notebooks, smalldocs renders them by nbs/_quarto.yml; what neither does is done here: reference entries with a parameter
-table, links by source name, maths as MathML, no font or script of another host. A warning, a broken link or a missing tool ends the build."""
+table, an overview of the names of a page, private code folded below its text, links by source name, maths as MathML, no font or script of
+another host. A warning, a broken link or a missing tool ends the build."""
 from dataclasses import MISSING, fields, is_dataclass
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
-import html, inspect, os, posixpath, pprint, re, shutil, sys, textwrap, warnings
+from typing import Union, get_args, get_origin
+import ast, html, inspect, os, posixpath, pprint, re, shutil, sys, textwrap, warnings
 
+from fastai.callback.core import event
 from fastcore.docments import docments, docstring
 from fastcore.nbio import mk_cell, read_nb, write_nb
-import nbdev.quarto, nbdev.serve, nbdev.showdoc
+import nbdev.processors, nbdev.quarto, nbdev.serve, nbdev.showdoc
 import latex2mathml.converter, smalldocs.site, yaml
 
 root = Path(__file__).resolve().parents[1]
@@ -24,12 +27,17 @@ extra_pages = {'CONTRIBUTING.md': 'contributing.md', 'CHANGELOG.md': 'changelog.
 empty = inspect.Parameter.empty
 
 def short(anno):
-    "An annotation as it is written: without modules"
+    "An annotation as it is written: without modules, alternatives with bars"
+    if get_origin(anno) is Union: return ' | '.join(map(short, get_args(anno)))
     return re.sub(r'\b(?:\w+\.)+(?=\w)', '', anno if isinstance(anno, str) else inspect.formatannotation(anno)).replace('NoneType', 'None')
 
 def shown(v): return getattr(v, '__name__', None) or re.sub(r' at 0x\w+', '', repr(v))
 
 def code(s): return f'`{s}`' if s else ''
+
+def literals(s):
+    "Python's strings in prose, such as 'auto', as code: else they would get curly quotes"
+    return '`'.join(o if i%2 else re.sub(r"(?<!\w)'[\w./-]*'(?!\w)", r'`\g<0>`', o) for i,o in enumerate(s.split('`')))
 
 def row(*cells): return '| ' + ' | '.join(str(o).replace('|', r'\|').replace('\n', ' ') for o in cells) + ' |'
 
@@ -37,8 +45,13 @@ def heading(nm, level):
     "A heading whose underscores stay and whose anchor is the one that nbdev links to"
     return f"{'#'*level} {nm.replace('_', chr(92)+'_')} {{#{nm.lower()}}}"
 
+def ours(cls):
+    "Is what makes a `cls` written in this package? Else its parameters are the other package's to explain"
+    return next(o for o in cls.__mro__ if '__init__' in vars(o)).__module__.startswith('fastai_ext')
+
 def parameters(sym):
-    "Name and parameter of what a caller passes; a field's factory is shown by what it makes"
+    "Parameters that a caller passes; a field's factory is shown by what it makes"
+    if inspect.isclass(sym) and not ours(sym): return []
     made_by = {o.name: o.default_factory() for o in fields(sym) if o.default_factory is not MISSING} if is_dataclass(sym) else {}
     params = [p.replace(default=made_by.get(k, p.default)) for k,p in inspect.signature(sym).parameters.items()]
     return params[1:] if params and params[0].name == 'self' else params
@@ -60,18 +73,20 @@ def table(sym):
     "Parameters, types, defaults and meanings, from docments"
     docs, ret = docments(sym, full=True, args_kwargs=True), inspect.signature(sym).return_annotation
     rows = [(code(starred(p)), '' if p.annotation is empty else code(short(p.annotation)), '' if p.default is empty else code(shown(p.default)),
-        (docs.get(p.name) or {}).get('docment') or '') for p in parameters(sym)]
-    meaning = docs.get('return', {}).get('docment') or ''
+        literals((docs.get(p.name) or {}).get('docment') or '')) for p in parameters(sym)]
+    meaning = literals(docs.get('return', {}).get('docment') or '')
     if meaning or not (inspect.isclass(sym) or ret in (empty, None)): rows.append(('**Returns**', '' if ret is empty else code(short(ret)), '', meaning))
     cols = [c for c in zip(('Name', 'Type', 'Default', 'Meaning'), ('---',)*4, *rows) if any(c[2:])]
     return '\n'.join(row(*o) for o in zip(*cols)) if len(cols) > 1 else ''
 
 def methods(cls):
-    "Names of the public methods and properties written in the class itself that say what they do"
+    "Public methods and properties written in the class that say what they do, but for what a base class or fastai's loop calls for"
     lines, first = inspect.getsourcelines(cls)
+    called = {k for b in cls.__mro__[1:] if b.__module__.startswith('fastai_ext') for k in re.findall(r'\bself\.(\w+)\(', inspect.getsource(b))}
     for k,o in vars(cls).items():
         f = o.fget if isinstance(o, property) else getattr(o, '__func__', o)
         if k[0] == '_' or not inspect.isfunction(f) or f.__name__ != k or not f.__doc__: continue
+        if hasattr(event, k) or k in called or any(k in vars(b) for b in cls.__mro__[1:]): continue
         if inspect.getsourcefile(f) == inspect.getsourcefile(cls) and first <= f.__code__.co_firstlineno < first+len(lines):
             yield f'{cls.__name__}.{k}'
 
@@ -93,16 +108,30 @@ class Reference(nbdev.showdoc.BasicMarkdownRenderer):
     def entry(self, nm, level):
         sym,url = exported(nm)
         f = sym.fget if isinstance(sym, property) else sym
-        if nm.endswith('__') and not f.__doc__: return ''
         is_prop = f is not sym
         out = [heading(nm, level), f'[source]({url}){{.source-link}}', f'```python\n{nm if is_prop else signature(f, nm)}\n```']
-        out += [inspect.cleandoc(docstring(f)), '' if is_prop else table(f)]
+        out += [literals(inspect.cleandoc(docstring(f))), '' if is_prop else table(f)]
         if inspect.isclass(f): out += [self.entry(o, level+1) for o in methods(f)]
         return '\n\n'.join(filter(None, out))
 
+defined, remove_export = nbdev.processors._def_names, nbdev.processors.rm_export
+
+def entries(cell, shown=()):
+    "Names of a cell that get an entry, the last first, since nbdev puts each below the cell; special methods only if they say what they do"
+    return [o for o in reversed(defined(cell, shown)) if not o.endswith('__') or exported(o)[0].__doc__]
+
+def fold_private(cell):
+    "Exported code that has no entry stays below the text about it, folded; other exported and hidden cells go"
+    found = cell.cell_type == 'code' and {'export', 'exporti'} & cell.directives_.keys()
+    private = [o.name for o in cell.parsed_() if isinstance(o, (ast.FunctionDef, ast.ClassDef))] if found and not entries(cell) else []
+    if private: cell.source = f'#| code-fold: true\n#| code-summary: "Source of {", ".join(private)}"\n{cell.source.strip()}'
+    else: remove_export(cell)
+
 def process():
-    "Let nbdev process the notebooks into `_proc`, with our reference entries"
+    "Let nbdev process the notebooks into `_proc`, with our reference entries in the order of the source, and private code folded"
     nbdev.showdoc.BasicMarkdownRenderer = Reference
+    nbdev.processors._def_names = entries
+    nbdev.processors.rm_export = fold_private
     if not nbdev.doclinks.NbdevLookup().entries.get('fastai_ext'):
         sys.exit('The package is not installed, so that names cannot be linked: pip install -e ".[test]"')
     with warnings.catch_warnings(record=True) as caught:
@@ -116,8 +145,8 @@ def page_name(p):
     "`04_summary.ipynb` is the page `summary`, as nbdev has it"
     return posixpath.join(posixpath.dirname(p), re.sub(r'^\d+[a-z]?_', '', posixpath.basename(p)))
 
-def relink(text, page, anchors, broken):
-    "Links by source name or to the published site lead to this site's pages, those to files of the checkout to the forge"
+def relink(text, page, anchors, broken, folder='nbs'):
+    "Links by source name or to the published site lead to this site's pages, those to files of the checkout to the forge; its pages come of `folder`"
     here = posixpath.dirname(page)
     def to_page(target, frag): return posixpath.relpath(target, here or '.') + frag
     def one(m):
@@ -130,7 +159,7 @@ def relink(text, page, anchors, broken):
             if target not in anchors: broken.append(f'{page}: {m[1]}')
             return f'({to_page(target, frag)})'
         if not url or re.match(r'\w+:', url): return m[0]
-        path = posixpath.normpath(posixpath.join('nbs', here, url))
+        path = posixpath.normpath(posixpath.join(folder, here, url))
         inside = path.removeprefix('nbs/')
         if path in extra_pages: return f'({to_page(extra_pages[path], frag)})'
         if path.startswith('nbs/') and page_name(inside) in anchors: return f'({to_page(page_name(inside), frag)})'
@@ -154,7 +183,24 @@ def add_constants(nbs):
         entries = [f'{heading(o, 3)}\n\n```python\n{o} = {pprint.pformat(getattr(mod, o), width=100, compact=True, sort_dicts=False)}\n```' for o in found]
         if found: nb.cells.append(mk_cell('\n\n'.join(['## Constants', *entries]), 'markdown'))
 
-def bare(o): return re.sub(r'<style>.*?</style>|</?div>', '', joined(o.get('data', {}).get('text/html', '')), flags=re.S)
+def md(cell): return '\n'.join(joined(o.get('data', {}).get('text/markdown', '')) for o in cell.get('outputs', []))
+
+def add_overviews(nbs):
+    "Before the first section or entry of a reference page, a table of its names with what they do"
+    for nb in nbs.values():
+        found = [(c, re.findall(r'^::: \{\.reference\}\n\n### (\S+) \{(#\S+)\}\n\n.*?\n```\n\n(.*?)(?:\n\n|$)', md(c), re.S)) for c in nb.cells]
+        names = [o for _,os in found for o in os]
+        if len(names) < 2: continue
+        rows = [row(f'[`{nm.replace(chr(92), "")}`]({anchor})', doc) for nm,anchor,doc in names]
+        text = '\n'.join(['::: {.overview}', '', row('Name', 'What it is for'), row('---', '---'), *rows, '', ':::', '', ''])
+        i,at = next((i, re.search(r'^## |\Z', c.source, re.M).start()) for i,(c,os) in enumerate(found) if os or re.search('^## ', c.source, re.M))
+        c = nb.cells[i]
+        if c.cell_type == 'code': nb.cells.insert(i, mk_cell(text, 'markdown'))
+        else: c.source = c.source[:at] + text + c.source[at:]
+
+def bare(o):
+    "The HTML of an output without its wrapping; what has no HTML is taken as it is"
+    return re.sub(r'<style>.*?</style>|</?div>', '', joined(o.get('data', {}).get('text/html', '-')), flags=re.S)
 
 def joined(s): return s if isinstance(s, str) else ''.join(s)
 
@@ -162,18 +208,21 @@ def stage():
     "`_proc` under the names of the pages in `_site_src`, with the links and the configuration of this site"
     shutil.rmtree(made, ignore_errors=True)
     nbs = {page_name(p.relative_to(proc).as_posix()): read_nb(p) for p in sorted(proc.rglob('*.ipynb'))}
+    add_overviews(nbs)
     add_constants(nbs)
     anchors = {k: {a for d,key in markdown_of(nb) for a in re.findall(r'\{#([^} ]+)', joined(d[key]))} for k,nb in nbs.items()}
     broken = []
     for k,nb in nbs.items():
         if nb.cells[0].cell_type == 'raw': nb.cells[0].source = re.sub(r'^output-file:.*\n', '', nb.cells[0].source, flags=re.M)
         nb.cells = [c for c in nb.cells if 'WARNING: THIS FILE WAS AUTOGENERATED' not in c.source]
-        # a bar that is full says nothing any more
-        for c in nb.cells: c.outputs = [o for o in c.get('outputs', []) if not re.match(r'\s*<progress', bare(o))]
+        # a bar that is full says nothing any more, and a style sheet alone leaves a gap
+        for c in nb.cells: c.outputs = [o for o in c.get('outputs', []) if not re.match(r'\s*(<progress|$)', bare(o))]
         for d,key in markdown_of(nb): d[key] = relink(joined(d[key]), k, anchors, broken)
         (made/k).parent.mkdir(parents=True, exist_ok=True)
         write_nb(nb, made/k)
-    for a,b in extra_pages.items(): (made/b).write_text(relink((root/a).read_text(encoding='utf-8'), f'../{b}', anchors, broken), encoding='utf-8')
+    for a,b in extra_pages.items():
+        text = nbdev.doclinks.NbdevLookup().linkify((root/a).read_text(encoding='utf-8'))
+        (made/b).write_text(relink(text, b, anchors, broken, folder=''), encoding='utf-8')
     for p in (*src.glob('*.css'), *src.glob('*.svg')): shutil.copy(p, made/p.name)
     return broken
 
@@ -223,7 +272,9 @@ def local(path):
     if path.suffix == '.html':
         text = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', mathml, text, flags=re.S)
         text = re.sub(r'<(?:link|script)\b[^>]*(?:href|src)="https://cdn\.[^>]*>(?:</script>)?\n?', '', text)
-    else: text = re.sub(r'@import url\(https?:[^)]*\);?', '', text)
+    elif path.suffix == '.css': text = re.sub(r'@import url\(https?:[^)]*\);?', '', text)
+    # smalldocs leaves the links of outputs, and our marks, as they are
+    else: text = re.sub(r'^:::.*\n\n?', '', re.sub(r'(\]\([\w./-]+)\.ipynb(?=[#)])', r'\1.llms.md', text), flags=re.M)
     path.write_text(text, encoding='utf-8')
 
 def build():
@@ -232,7 +283,7 @@ def build():
     site = smalldocs.site.build(made, quiet=True)
     problems += site.warnings
     for p in docs.rglob('*'):
-        if p.suffix in ('.html', '.css'): local(p)
+        if p.suffix in ('.html', '.css', '.md'): local(p)
     (docs/'.nojekyll').touch()
     if problems: sys.exit('The site has problems:\n' + '\n'.join(problems))
     print(f'{len(site.pages)} pages in {docs.relative_to(root)}')

@@ -185,7 +185,9 @@ def _gather(self:Record):
 
 # %% ../nbs/06_callbacks.ipynb #c73a5d4b
 @patch
-def __getitem__(self:Record, name:str):
+def __getitem__(self:Record,
+    name:str # A quantity, 'epoch' or 'iter'
+)->np.ndarray: # Of shape (batches,), or (batches, values of one batch)
     "The values of `name` for the training batches"
     return self._values('train')[name]
 
@@ -196,8 +198,8 @@ def _values(self:Record, split):
     return self.arrays.get(split, {})
 
 @patch
-def to_df(self:Record):
-    "A row a batch: `split` ('train' or 'valid'), `epoch`, `iter` (index of the training batch, the last one's in validation) and the quantities"
+def to_df(self:Record)->pd.DataFrame: # `split` ('train' or 'valid'), `epoch`, `iter` (of training; in validation the last one's), and the quantities
+    "The records as a table with a row a batch"
     dfs = []
     for split in ('train','valid'):
         cols = {}
@@ -219,7 +221,7 @@ def plot(self:Record,
     *names:str, # Quantities to plot; none: all
     ncols:int=2, # Greatest number of pictures in a row
     figsize:tuple=None # Size of the figure in inches; None: 5 by 3 for each picture
-): # An array of axes, one a quantity
+)->np.ndarray: # The axes, one a quantity
     "Draw each quantity over the training batches, and the mean of each validation; 'lr' and 'mom' do not change there"
     train,valid = self._values('train'),self._values('valid')
     names = names or tuple(self.fs)
@@ -265,11 +267,16 @@ class CapturePreds(Callback):
         return to_concat([o[i] for o in self.kept])
 
     @property
-    def preds(self): return self._all(1)
+    def preds(self):
+        "Raw outputs, all batches together"
+        return self._all(1)
     @property
-    def targs(self): return self._all(2)
+    def targs(self):
+        "Targets, all batches together"
+        return self._all(2)
     @property
     def inps(self):
+        "Inputs, all batches together"
         if not self.with_input: raise ValueError("The inputs were not kept: CapturePreds(with_input=True)")
         return self._all(0)
 
@@ -361,14 +368,18 @@ def _gather(self:LayerStats):
 
 # %% ../nbs/06_callbacks.ipynb #6657b4f5
 @patch
-def layer_stats(self:LayerStats, idx:int):
-    "The means, standard deviations, shares near zero and of dead units of layer `idx`, a value for each batch looked at"
+def layer_stats(self:LayerStats,
+    idx:int # Index of the layer, in the order of `modules`
+)->L: # Means, standard deviations, shares near zero, shares of dead units: a value for each batch looked at
+    "The statistics of one layer"
     self._gather()
     return L(self.stats.itemgot(idx).itemgot(o) for o in _stat_names)
 
 @patch
-def hist(self:LayerStats, idx:int):
-    "The log of 1 plus the histograms of layer `idx`: (bins, batches)"
+def hist(self:LayerStats,
+    idx:int # Index of the layer, in the order of `modules`
+)->Tensor: # The log of 1 plus the counts, of shape (bins, batches looked at)
+    "The histograms of one layer"
     if not self.with_hist: raise ValueError("No histograms were kept: LayerStats(with_hist=True)")
     self._gather()
     return torch.stack(tuple(self.stats.itemgot(idx).itemgot('hist'))).t().log1p()
@@ -377,7 +388,7 @@ def hist(self:LayerStats, idx:int):
 @patch
 def plot_stats(self:LayerStats,
     figsize:tuple=(11,6.5) # Size of the figure in inches
-): # Four axes
+)->np.ndarray: # Four axes
     "The means, standard deviations, shares near zero and of dead units of all layers over training, in one figure"
     if not self.stats: raise ValueError("Nothing has been recorded: fit with this callback first")
     n = len(self.labels)
@@ -395,7 +406,7 @@ def plot_stats(self:LayerStats,
 def plot_hists(self:LayerStats,
     ncols:int=4, # Number of pictures in a row
     figsize:tuple=None # Size of the figure in inches; None: 2.8 by 1.8 for each picture
-): # An array of axes, one a layer
+)->np.ndarray: # The axes, one a layer
     "The 'colourful dimension' of all layers in a grid: to the right the batches, upwards the activation, bright the frequent ones"
     if not self.stats: raise ValueError("Nothing has been recorded: fit with this callback first")
     n,(lo,hi) = len(self.labels),self.hist_range

@@ -139,10 +139,10 @@ def environment()->dict: # CPU, cores, GPU (None without one) and the versions o
 # %% ../nbs/00_core.ipynb #af0a0c7b
 def gathered_in_order(
     learn:Learner, # The learner that predicted
-    res, # What `get_preds` returned for `dl`: a tuple
-    dl, # The loader, not shuffled
+    res:tuple, # What `get_preds` returned for `dl`
+    dl:DataLoader, # Loader that was predicted, not shuffled
     world:int|None=None # Number of processes; None: as many as there are
-): # `res`, its items in the order of `dl`
+)->tuple: # `res`, its items in the order of `dl`
     "Put predictions that several processes made in the order of the items; nothing is done to those of one process"
     if world is None: world = num_distrib() if hasattr(learn, 'distributed_trainer') else 1
     if world < 2: return res

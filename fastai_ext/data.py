@@ -50,12 +50,12 @@ fashion_stats = [0.286],[0.353]
 
 @dataclass(frozen=True)
 class FashionMNIST:
-    "Images as uint8 arrays (N, 28, 28), labels as uint8 arrays (N,), indices into `fashion_vocab`"
-    train_x: np.ndarray
-    train_y: np.ndarray
-    test_x: np.ndarray
-    test_y: np.ndarray
-    where: str # Where it was found
+    "Fashion-MNIST in memory, as `fashion_mnist` returns it"
+    train_x: np.ndarray # Training images, uint8 of shape (N, 28, 28), from 0 (ground) to 255
+    train_y: np.ndarray # Their labels, uint8 of shape (N,), indices into `fashion_vocab`
+    test_x: np.ndarray # Test images, as `train_x`
+    test_y: np.ndarray # Their labels, as `train_y`
+    where: str # Where it was found, for people
 
     def __repr__(self): return f'FashionMNIST: {len(self.train_y):,} training and {len(self.test_y):,} test images, {self.where}'
 
@@ -98,7 +98,7 @@ def _download_fashion(dest):
 
 # %% ../nbs/01_data.ipynb #0892482d
 def balanced_subset(
-    y, # Labels of the items, of shape (N,)
+    y:list|np.ndarray, # Labels of the items, of shape (N,)
     n:int, # Number of items wanted: shared equally among the classes, the first ones getting one more if it doesn't divide
     seed:int=42 # Of the draw
 )->np.ndarray: # n indices into `y`, ascending
@@ -133,7 +133,7 @@ def _write_subset(
 # %% ../nbs/01_data.ipynb #ce75b029
 def fashion_mnist(
     data:str|Path='auto' # 'auto', 'embedded', 'full' or a folder with the four IDX files, gzipped or not
-)->FashionMNIST:
+)->FashionMNIST: # Images, labels and where they were found
     "Load Fashion-MNIST; a FileNotFoundError or ValueError if it isn't where `data` says or isn't right"
     if data == 'embedded': return _from_subset()
     if data not in ('auto', 'full'):
@@ -155,9 +155,9 @@ def fashion_mnist(
 @dataclass(frozen=True, eq=False)
 class FashionItem:
     "An image, its label and the part that it belongs to"
-    image: np.ndarray
-    label: int
-    is_test: bool
+    image: np.ndarray # The pixels, uint8 of shape (28, 28)
+    label: int # Index into `fashion_vocab`
+    is_test: bool # Does it belong to the official test images?
 
     def __repr__(self): return f'FashionItem({fashion_vocab[self.label]}, {"test" if self.is_test else "training"})'
 

@@ -340,11 +340,19 @@ def _greedy(loss, n, rounds):
 
 # %% ../nbs/09_ensemble.ipynb #4342ec7e
 class EnsembleReport:
-    "What `ensemble_report` found"
-    def __init__(self, table, disagreement, chosen, weights): store_attr()
+    "What `ensemble_report` found, shown as a table"
+    def __init__(self,
+        table:pd.DataFrame, # Loss and metrics: a row a member, one for all of them and one for the chosen
+        disagreement:np.ndarray, # Share of the items on which two members predict differently, of shape (members, members)
+        chosen:list, # Indices of the members that the greedy selection took, with repetitions
+        weights:list # What that says for each member, adding up to 1: pass it to `ensemble`
+    ): store_attr()
     def __repr__(self): return self.table.to_string(index=False, float_format='%.4f')
     def _repr_html_(self): return self.table.to_html(index=False, float_format='%.4f', border=0)
-    def plot(self, ax=None, cmap='Blues'):
+    def plot(self,
+        ax:plt.Axes=None, # Axes to draw on; None: of a new figure
+        cmap:str='Blues' # Colour map: more of it where they disagree more
+    )->plt.Axes: # The axes
         "Show how often each pair of members disagrees, in percent"
         ax = ifnone(ax, plt.subplots(figsize=(3,3))[1])
         ax.imshow(self.disagreement, cmap=cmap)

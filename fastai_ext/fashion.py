@@ -80,8 +80,8 @@ def _open_run(out, resume, given):
 def fashion_learner(
     dls:DataLoaders, # For 10 or any other number of classes, images with one channel
     model:str='mini_resnet_fast', # A name that `timm.create_model` knows
-    **kwargs # As in `Learner`
-)->Learner:
+    **kwargs # As in `Learner`; in place of the metric, the callback and the splitter that it gets here
+)->Learner: # With accuracy as its metric; parameter groups are those of `mini_split` for the models of the ladder
     "A learner for small grey images, untrained, with the channels last in memory, which is fastest for convolutions"
     net = timm.create_model(model, in_chans=1, num_classes=dls.c)
     splitter = dict(splitter=mini_split) if isinstance(net, MiniNet) else {}
@@ -316,7 +316,7 @@ def _fashion(out, resume, **given):
 def main(
     argv:list=None # What follows the command's name; None: what the command line has
 ):
-    "The command `fastai-ext`"
+    "The command `fastai-ext`, which ends the process with SystemExit if something is wrong"
     args = vars(_parser().parse_args(argv))
     # pictures go to files
     plt.switch_backend('agg')

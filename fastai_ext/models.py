@@ -62,11 +62,21 @@ class MiniNet(nn.Module):
         self.fc.apply(self.init).to(p.device, p.dtype)
         for m in (self.pool, self.fc): m.train(self.training)
 
-    def get_classifier(self): return self.fc
+    def get_classifier(self)->nn.Module: # What `reset_classifier` made; `nn.Identity` without one
+        "The classifier"
+        return self.fc
 
-    def forward_features(self, x): return self.stages(self.stem_drop(self.stem(x)))
+    def forward_features(self,
+        x:Tensor # Images, (N, in_chans, H, W)
+    )->Tensor: # (N, nfs[-1], h, w)
+        "The last feature map"
+        return self.stages(self.stem_drop(self.stem(x)))
 
-    def forward_head(self, x, pre_logits:bool=False):
+    def forward_head(self,
+        x:Tensor, # What `forward_features` returned
+        pre_logits:bool=False # Stop before the classifier, at the pooled features?
+    )->Tensor: # Raw outputs, (N, num_classes), or features, (N, nfs[-1])
+        "What comes after the last feature map"
         if pre_logits: return self.drop(self.pool(x))
         return self.pool(self.fc(self.drop(x))) if self.conv_head else self.fc(self.drop(self.pool(x)))
 
@@ -98,45 +108,69 @@ _fast = dict(**_slim, stem_cls=ConvBlock)
 
 # %% ../nbs/03_models.ipynb #881de6be
 @register_model
-def mini_convnet(pretrained=False, **kwargs):
+def mini_convnet(
+    pretrained:bool=False, # There are no weights to load: timm raises a RuntimeError if True
+    **kwargs # Arguments of `MiniNet`, in place of this model's
+)->MiniNet: # Untrained
     "Four stride-2 convolutions to 64 channels and a convolution as classifier"
     return _create('mini_convnet', pretrained,
         dict(nfs=(8,16,32,64), stem_cls=ConvBlock, stem_stride=2, block_cls=ConvBlock, conv_head=True), kwargs)
 
 @register_model
-def mini_convnet_deep(pretrained=False, **kwargs):
+def mini_convnet_deep(
+    pretrained:bool=False, # There are no weights to load: timm raises a RuntimeError if True
+    **kwargs # Arguments of `MiniNet`, in place of this model's
+)->MiniNet: # Untrained
     "A convolution at full size, four with stride 2 to 128 channels and a convolution as classifier"
     return _create('mini_convnet_deep', pretrained,
         dict(nfs=(8,16,32,64,128), stem_cls=ConvBlock, block_cls=ConvBlock, conv_head=True), kwargs)
 
 @register_model
-def mini_resnet(pretrained=False, **kwargs):
+def mini_resnet(
+    pretrained:bool=False, # There are no weights to load: timm raises a RuntimeError if True
+    **kwargs # Arguments of `MiniNet`, in place of this model's
+)->MiniNet: # Untrained
     "Residual blocks from 8 to 256 channels"
     return _create('mini_resnet', pretrained, dict(nfs=(8,16,32,64,128,256)), kwargs)
 
 # %% ../nbs/03_models.ipynb #a2d18233
 @register_model
-def mini_resnet_wide(pretrained=False, **kwargs):
+def mini_resnet_wide(
+    pretrained:bool=False, # There are no weights to load: timm raises a RuntimeError if True
+    **kwargs # Arguments of `MiniNet`, in place of this model's
+)->MiniNet: # Untrained
     "Residual blocks from 16 to 512 channels, the first of them with 5×5 kernels"
     return _create('mini_resnet_wide', pretrained, _wide, kwargs)
 
 @register_model
-def mini_resnet_gap(pretrained=False, **kwargs):
+def mini_resnet_gap(
+    pretrained:bool=False, # There are no weights to load: timm raises a RuntimeError if True
+    **kwargs # Arguments of `MiniNet`, in place of this model's
+)->MiniNet: # Untrained
     "As `mini_resnet_wide`, with stride 1 in the last stage"
     return _create('mini_resnet_gap', pretrained, dict(**_wide, last_stride=1), kwargs)
 
 # %% ../nbs/03_models.ipynb #6ee097ad
 @register_model
-def mini_resnet_slim(pretrained=False, **kwargs):
+def mini_resnet_slim(
+    pretrained:bool=False, # There are no weights to load: timm raises a RuntimeError if True
+    **kwargs # Arguments of `MiniNet`, in place of this model's
+)->MiniNet: # Untrained
     "As `mini_resnet_gap` without its last stage"
     return _create('mini_resnet_slim', pretrained, _slim, kwargs)
 
 @register_model
-def mini_resnet_fast(pretrained=False, **kwargs):
+def mini_resnet_fast(
+    pretrained:bool=False, # There are no weights to load: timm raises a RuntimeError if True
+    **kwargs # Arguments of `MiniNet`, in place of this model's
+)->MiniNet: # Untrained
     "As `mini_resnet_slim` with a single 5×5 convolution as its stem"
     return _create('mini_resnet_fast', pretrained, _fast, kwargs)
 
 @register_model
-def mini_resnet_drop(pretrained=False, **kwargs):
+def mini_resnet_drop(
+    pretrained:bool=False, # There are no weights to load: timm raises a RuntimeError if True
+    **kwargs # Arguments of `MiniNet`, in place of this model's
+)->MiniNet: # Untrained
     "As `mini_resnet_fast` with dropout: of channels after the stem, of features before the classifier"
     return _create('mini_resnet_drop', pretrained, dict(**_fast, stem_drop=0.1, drop_rate=0.1), kwargs)

@@ -391,8 +391,8 @@ def plot_sched(
     key:str='lr', # 'lr', or 'mom' for the momentum
     metrics:Sequence|None=None, # The metric after each step, for those that ask for one
     figsize:tuple=(6,3.5), # Size of the figure in inches
-    ax=None # Axes to draw on; None: of a new figure
-): # The axes
+    ax:plt.Axes=None # Axes to draw on; None: of a new figure
+)->plt.Axes: # The axes
     "Draw what schedules do"
     if not isinstance(scheds, Mapping): scheds = [(_label(o), o) for o in L(scheds)]
     else: scheds = list(scheds.items())

@@ -56,21 +56,23 @@ def _op_macs(func, args, kwargs, out):
 class ModuleRow:
     "A module in a summary; what it holds includes its submodules, but for `own_*`"
     name: str # Path in the model, '' for the model itself
-    cls: str
+    cls: str # Name of its class
     depth: int # 0 for the model itself
     in_shape: object = None # Of the first call: a tuple, or a list of them; None if it wasn't called
-    out_shape: object = None
-    params: int = 0
+    out_shape: object = None # Likewise, of what that call returned
+    params: int = 0 # Numbers in its parameters
     trainable: int = 0 # Parameters that require gradients
     own_params: int = 0 # Not in submodules, and not counted in a row before
     macs: float = 0 # For one item
-    own_macs: float = 0
-    calls: int = 0
+    own_macs: float = 0 # Of operators that no submodule calls, for one item
+    calls: int = 0 # How often it was called in the forward pass
     out_bytes: int = 0 # Of a leaf's output, for one item
     receptive_field: tuple = None # Pixels of the input that an activation sees, a number a direction; inf: all; None: unknown or not asked for
 
     @property
-    def flops(self): return 2*self.macs
+    def flops(self):
+        "FLOPs for one item, two to a MAC"
+        return 2*self.macs
 
 def _shape(o):
     "Shapes of the tensors in `o`: a tuple for one tensor, else a list"
@@ -688,9 +690,9 @@ class ModelSummary:
     bs: int # Items of the batch that the shapes show
     in_shape: object # Shapes of the inputs
     total_params: int # Shared ones once
-    trainable_params: int
+    trainable_params: int # Those that require gradients
     total_macs: float # For one item
-    param_bytes: int
+    param_bytes: int # Memory of the parameters
     activation_bytes: int # Outputs of all leaf modules, for one item
     depth: int|None = None # Greatest depth of the rows that are shown
     unknown: dict = field(default_factory=dict) # Operators without a formula and how often each was called
@@ -700,7 +702,9 @@ class ModelSummary:
     receptive_field: bool = False # Is there a column for it?
 
     @property
-    def total_flops(self): return 2*self.total_macs
+    def total_flops(self):
+        "FLOPs for one item, two to a MAC"
+        return 2*self.total_macs
 
 # %% ../nbs/04_summary.ipynb #e27264ac
 @patch
@@ -868,7 +872,7 @@ def _from_size(model, size, dtype):
 # %% ../nbs/04_summary.ipynb #36405e15
 def summarize(
     model:nn.Module, # Any model; a `torch.compile` or DataParallel wrapper is taken off
-    *inputs, # What the model is called with: tensors, or tuples, lists and dicts of them; their first dimension is the batch
+    *inputs:object, # What the model is called with: tensors, or tuples, lists and dicts of them; their first dimension is the batch
     input_size:tuple=None, # Instead of `inputs`: size of one item without the batch, such as (3,224,224)
     dtype:torch.dtype=None, # Of the input made from `input_size`; default: integers for an embedding, else the parameters' type
     bs:int=None, # Items in the batch, by which MACs are divided; default: size of the first tensor's first dimension
@@ -888,9 +892,9 @@ def summarize(
 @patch
 def plot(self:ModelSummary,
     depth:int=1, # Modules of this depth, and those less deep that have no submodules
-    figsize:tuple=None # Of the figure, in inches
-):
-    "Parameters and MACs by module side by side; returns the two axes"
+    figsize:tuple=None # Of the figure, in inches; None: as high as the rows need
+)->np.ndarray: # The two axes
+    "Parameters and MACs by module side by side"
     _check_depth(depth)
     parents = {r.name.rpartition('.')[0] for r in self.rows if r.depth}
     rows = [r for r in self.rows if r.depth == depth or (r.depth < depth and r.name not in parents)] or self.rows[:1]
@@ -966,7 +970,7 @@ def _footer(learn):
 # %% ../nbs/04_summary.ipynb #a39db248
 @patch
 def summary(self:Learner,
-    *xb, # Inputs of the model; default: those of a batch of `dls.train`
+    *xb:object, # Inputs of the model; default: those of a batch of `dls.train`
     depth:int=None, # Show modules down to this depth; None for all
     receptive_field:bool=False # Add a column: pixels of the input that one activation of the output sees
 ) -> ModelSummary: # Shown as a table in a notebook, as text elsewhere

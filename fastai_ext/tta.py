@@ -27,7 +27,7 @@ class TTAView:
     def undo(self,
         out:Tensor, # Raw outputs for the view
         output:str # What they are: 'label', 'map' or 'points'
-    ) -> Tensor:
+    ) -> Tensor: # Of the same shape; a ValueError if the view has no way back
         "`out` as it would be for the image itself"
         if output == 'label': return out
         if output == 'map' and self.back is not None: return self.back(out)
@@ -252,8 +252,10 @@ class _CompareTTA(FlipTTA):
 
 # %% ../nbs/08_tta.ipynb #ebe95771
 class TTAReport:
-    "What `tta_report` found: `table`, a data frame"
-    def __init__(self, table): self.table = table
+    "What `Learner.tta_report` found, shown as a table"
+    def __init__(self,
+        table:pd.DataFrame # A row a set: `views`, `passes`, `loss`, the metrics, and where there is right and wrong `fixed`, `broke` and `p`
+    ): self.table = table
     def __repr__(self): return self.table.to_string(index=False, float_format='%.4f', na_rep='')
     def _repr_html_(self): return self.table.to_html(index=False, float_format='%.4f', na_rep='', border=0)
 

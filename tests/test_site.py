@@ -111,6 +111,10 @@ def public(mod):
     patches = [(o, o.args.args[0].annotation.id) for o in tree.body if isinstance(o, ast.FunctionDef) and any('patch' in ast.unparse(d) for d in o.decorator_list)]
     return own + [f'{c}.{o.name}' for o,c in patches if o.name[0] != '_']
 
+def own_init(obj):
+    "Is the `__init__` of a class in this package? What fastai's or torch's takes is not told again"
+    return not inspect.isclass(obj) or next(o for o in obj.__mro__ if '__init__' in vars(o)).__module__.startswith('fastai_ext')
+
 @pytest.mark.parametrize('mod', modules)
 def test_every_public_name_has_an_entry(pages, mod):
     text = (docs/f'{mod}.html').read_text(encoding='utf-8')
@@ -122,9 +126,56 @@ def test_every_public_name_has_an_entry(pages, mod):
         assert 'class="sourceCode' in body and o.split('.')[-1] in body, f'{o} has no signature'
         obj = importlib.import_module(f'fastai_ext.{mod}')
         for part in o.split('.'): obj = getattr(obj, part)
-        if not callable(obj): continue
+        if not callable(obj) or not own_init(obj): continue
         said = [k for k,p in inspect.signature(obj).parameters.items() if k != 'self' and (p.annotation is not p.empty or p.default is not p.empty)]
         assert all(re.search(rf'<td><code>\**{k}</code></td>', body) for k in said), f'{o}: a parameter is missing from its table'
+
+@pytest.mark.parametrize('mod', modules)
+def test_every_parameter_has_a_meaning(pages, mod):
+    "In the tables of all entries, those of methods and of the fields of dataclasses too"
+    text = (docs/f'{mod}.html').read_text(encoding='utf-8')
+    entries = [o.partition('</section>')[0] for o in re.split(r'<div class="reference">', text)[1:]]
+    tables = [t for o in entries for t in re.findall(r'<table[^>]*>\s*<thead>\s*<tr>\s*<th>Name</th>.*?</table>', o, re.S)]
+    assert tables and [o for o in tables if '<th>Meaning</th>' not in o] == []
+    rows = [re.findall(r'<td>(.*?)</td>', r, re.S) for t in tables for r in re.findall(r'<tr>(.*?)</tr>', t, re.S)]
+    assert [o[0] for o in rows if o and not o[-1].strip()] == []
+
+def test_entries_stand_in_the_order_of_the_source(pages):
+    names = [f'mini_{o}' for o in ('convnet', 'convnet_deep', 'resnet', 'resnet_wide', 'resnet_gap', 'resnet_slim', 'resnet_fast', 'resnet_drop')]
+    ids = pages['models.html'].ids
+    assert [o for o in ids if o in names] == names
+
+def test_no_heading_without_text(pages):
+    "Something stands between a heading and the next one of its level or a higher one"
+    for k in pages:
+        main = (docs/k).read_text(encoding='utf-8').partition('<main')[2].partition('</main>')[0]
+        parts = re.split(r'<h([1-6])[^>]*>(.*?)</h\1>', main, flags=re.S)[1:]
+        found = [(int(n), re.sub('<.*?>', '', nm), re.sub('<.*?>', '', body).strip() or '<img' in body) for n,nm,body in zip(parts[::3], parts[1::3], parts[2::3])]
+        bad = [nm for (n,nm,body),nxt in zip(found, found[1:] + [(0, '', '')]) if not body and nxt[0] <= n]
+        assert bad == [], f'{k}: nothing under {bad}'
+
+def test_outputs_take_place_only_if_they_show_something(pages):
+    for k in pages:
+        text = (docs/k).read_text(encoding='utf-8')
+        assert not re.search(r'<div class="cell-output[^>]*>\s*(<style.*?</style>\s*|<div>\s*|</div>\s*)*</div>\s*(<div class="cell|</section)', text, re.S), k
+
+def test_overviews_come_first_and_name_all_entries(pages):
+    for mod in modules:
+        text = (docs/f'{mod}.html').read_text(encoding='utf-8')
+        overview = re.search(r'<div class="overview">.*?</table>', text, re.S)
+        assert overview and overview.start() < text.index('<div class="reference">'), mod
+        assert [o for o in public(mod) if not re.search(rf'href="#{re.escape(o.lower())}"', overview[0])
+            and callable(getattr(importlib.import_module(f'fastai_ext.{mod}'), o, len))] == []
+
+def test_links_of_the_other_pages(pages):
+    assert 'augment.html#randerase' in pages['changelog.html'].links and 'core.html#undisturbed' in pages['contributing.html'].links
+
+def test_private_code_is_folded(pages):
+    text = (docs/'summary.html').read_text(encoding='utf-8')
+    folded = re.findall(r'<details class="code-fold">\s*<summary>Source of (.*?)</summary>(.*?)</details>', text, re.S)
+    assert len(folded) > 20 and all(o.split(', ')[0] in re.sub('<.*?>', '', body) for o,body in folded)
+    rest = re.sub(r'<details class="code-fold">.*?</details>', '', text, flags=re.S)
+    assert '_n_rows' in text and '_n_rows' not in rest
 
 def test_search_covers_every_page_and_name(pages):
     index = json.loads((docs/'search.json').read_text(encoding='utf-8'))
@@ -138,6 +189,9 @@ def test_markdown_for_machines(pages):
     assert listed == {k.removesuffix('.html') + '.llms.md' for k in pages}
     assert all(len((docs/o).read_text(encoding='utf-8')) > 500 for o in listed)
     assert '| `p` |' in (docs/'augment.llms.md').read_text(encoding='utf-8')
+    for o in docs.rglob('*.llms.md'):
+        text = o.read_text(encoding='utf-8')
+        assert ':::' not in text and '.ipynb' not in re.sub(r'https?://\S+|`[^`]*`', '', text), o.name
 
 def test_code_that_is_not_for_the_pages_is_hidden(pages):
     for k in ('index', 'tta', 'ensemble'):
