@@ -33,9 +33,9 @@ def grid(seeds):
     "Arm, learning rate, decay and seed of each run: the settings that the claim hangs on first"
     main = [('bn', .01, (0,1,3,10)), ('lr alone', .01, (1,3)), ('lr and memory', .01, [3]), ('bn aug', .01, (0,.3,1))]
     rates = [('bn', .03, (0,1,3)), ('fixed norm', .03, [0]), ('bn', .1, [0]), ('fixed norm', .1, [0]), ('fixed norm', .01, [0])]
-    rest = [('plain', .01, (0,.3,1)), ('bn', .01, (.01,.1,.3)), ('bn aug', .01, (.1,3)), ('lr alone', .01, [.3]), ('bn aug', .03, (0,.3)),
-        ('head', .01, (1,3)), ('plain aug', .01, (0,.3))]
-    return [(arm,lr,wd,seed) for part in (main,rates,rest) for seed in range(seeds) for arm,lr,ws in part for wd in ws]
+    contrast = [('plain', .01, (0,.3,1))]
+    rest = [('bn', .01, (.01,.1,.3)), ('bn aug', .01, (.1,3)), ('lr alone', .01, [.3]), ('head', .01, (1,3)), ('bn aug', .03, (0,.3)), ('plain aug', .01, (0,.3))]
+    return [(arm,lr,wd,seed) for part in (main,rates,contrast,rest) for seed in range(seeds) for arm,lr,ws in part for wd in ws]
 
 def check_data(n=10_000):
     "Further images of the training set, normalised like the others, and their labels"
