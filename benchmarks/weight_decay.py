@@ -15,7 +15,8 @@ Arms, with the same seeds (in the arms with batch norm: same initial weights, wi
 - lr and memory: as lr alone, and the gradients are divided by what the norm had grown by in that run, so that Adam's running means are its too.
 - fixed norm: no decay, norms put back, the learning rate as it is.
 
-Runs that the results file holds already are not made again; no run is begun after `--minutes`."""
+Runs that the results file holds already are not made again; no run is begun after `--minutes`. The runs stand in the order of their weight for the
+claim, so what a stopped run leaves out (the last arms, the last seed of some) is what matters least."""
 from argparse import ArgumentParser
 from pathlib import Path
 import json, time, warnings
@@ -34,7 +35,8 @@ def grid(seeds):
     main = [('bn', .01, (0,1,3,10)), ('lr alone', .01, (1,3)), ('lr and memory', .01, [3]), ('bn aug', .01, (0,.3,1))]
     rates = [('bn', .03, (0,1,3)), ('fixed norm', .03, [0]), ('bn', .1, [0]), ('fixed norm', .1, [0]), ('fixed norm', .01, [0])]
     contrast = [('plain', .01, (0,.3,1))]
-    rest = [('bn', .01, (.01,.1,.3)), ('bn aug', .01, (.1,3)), ('lr alone', .01, [.3]), ('head', .01, (1,3)), ('bn aug', .03, (0,.3)), ('plain aug', .01, (0,.3))]
+    rest = [('bn', .01, (.01,.1,.3)), ('bn aug', .01, (.1,3)), ('lr alone', .01, [.3]), ('lr and memory', .01, (.3,1)), ('head', .01, (1,3)),
+        ('bn aug', .03, (0,.3)), ('plain aug', .01, (0,.3))]
     return [(arm,lr,wd,seed) for part in (main,rates,contrast,rest) for seed in range(seeds) for arm,lr,ws in part for wd in ws]
 
 def check_data(n=10_000):
