@@ -266,6 +266,13 @@ def mathml(m):
     display = 'block' if 'display' in m[1] else 'inline'
     return f'<span class="math {display}">{latex2mathml.converter.convert(html.unescape(m[2]), display=display)}</span>'
 
+def plain(text):
+    "Markdown for machines: smalldocs leaves the links of outputs and the marks of our entries as they are"
+    text = re.sub(r'(\]\([\w./-]+)\.ipynb(?=[#)])', r'\1.llms.md', text)
+    text = re.sub(r'<div class="overview">\s*(.*?)\s*</div>', r'\1', text, flags=re.S)
+    text = re.sub(r'^:::.*\n\n?|\{\.source-link\}$|(?<=\w) \{#[\w.]+\}$', '', text, flags=re.M)
+    return re.sub(r'^#+ .*', lambda m: m[0].replace('\\_', '_'), text, flags=re.M)
+
 def local(path):
     "Maths as MathML, and nothing of another host"
     text = path.read_text(encoding='utf-8')
@@ -273,8 +280,7 @@ def local(path):
         text = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', mathml, text, flags=re.S)
         text = re.sub(r'<(?:link|script)\b[^>]*(?:href|src)="https://cdn\.[^>]*>(?:</script>)?\n?', '', text)
     elif path.suffix == '.css': text = re.sub(r'@import url\(https?:[^)]*\);?', '', text)
-    # smalldocs leaves the links of outputs, and our marks, as they are
-    else: text = re.sub(r'^:::.*\n\n?', '', re.sub(r'(\]\([\w./-]+)\.ipynb(?=[#)])', r'\1.llms.md', text), flags=re.M)
+    else: text = plain(text)
     path.write_text(text, encoding='utf-8')
 
 def build():

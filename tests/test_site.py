@@ -191,7 +191,7 @@ def test_markdown_for_machines(pages):
     assert '| `p` |' in (docs/'augment.llms.md').read_text(encoding='utf-8')
     for o in docs.rglob('*.llms.md'):
         text = o.read_text(encoding='utf-8')
-        assert ':::' not in text and '.ipynb' not in re.sub(r'https?://\S+|`[^`]*`', '', text), o.name
+        assert not re.search(r':::|\{[#.]\w|<div class="overview|^#.*\\_', text, re.M) and '.ipynb' not in re.sub(r'https?://\S+|`[^`]*`', '', text), o.name
 
 def test_code_that_is_not_for_the_pages_is_hidden(pages):
     for k in ('index', 'tta', 'ensemble'):
