@@ -8,6 +8,7 @@ Docs: https://fastai-ext.github.io/fastai_ext/ensemble.html.md"""
 __all__ = ['EnsembleModel', 'ensemble', 'ensemble_preds', 'fit_ensemble', 'EnsembleReport', 'ensemble_report', 'model_soup']
 
 # %% ../nbs/09_ensemble.ipynb #65304ed7
+from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from types import SimpleNamespace
@@ -386,7 +387,8 @@ def ensemble_report(
         def score(idxs): return _scores(ref, mean_outputs([raws[i] for i in idxs], [1]*len(idxs), link), targs[0])
         chosen = _greedy(lambda idxs: score(idxs)['loss'], n, rounds)
         rows = [{'members': str(i), **score([i])} for i in range(n)]
-        rows += [{'members': 'all', **score(range(n))}, {'members': 'chosen: ' + ', '.join(map(str, sorted(chosen))), **score(chosen)}]
+        taken = ', '.join(f'{i} ×{k}' if k>1 else str(i) for i,k in sorted(Counter(chosen).items()))
+        rows += [{'members': 'all', **score(range(n))}, {'members': f'chosen: {taken}', **score(chosen)}]
     dec = [getcallable(ref.loss_func, 'decodes')(o) for o in raws]
     apart = torch.stack([torch.stack([(a != b).float().mean() for b in dec]) for a in dec]).numpy()
     return EnsembleReport(pd.DataFrame(rows), apart, chosen, [chosen.count(i)/len(chosen) for i in range(n)])

@@ -256,8 +256,15 @@ class TTAReport:
     def __init__(self,
         table:pd.DataFrame # A row a set: `views`, `passes`, `loss`, the metrics, and where there is right and wrong `fixed`, `broke` and `p`
     ): self.table = table
-    def __repr__(self): return self.table.to_string(index=False, float_format='%.4f', na_rep='')
-    def _repr_html_(self): return self.table.to_html(index=False, float_format='%.4f', na_rep='', border=0)
+    def _shown(self):
+        "The table with blanks for what is missing, and how to show it: of whole numbers pandas would show `<NA>`"
+        return self.table.astype(object).where(self.table.notna(), ''),dict(index=False, float_format='{:.4f}'.format)
+    def __repr__(self):
+        shown,fmt = self._shown()
+        return shown.to_string(**fmt)
+    def _repr_html_(self):
+        shown,fmt = self._shown()
+        return shown.to_html(border=0, **fmt)
 
 def _report_row(cb, k):
     value = lambda v: float(v) if isinstance(v, (Tensor,np.generic)) and v.ndim == 0 else v

@@ -195,6 +195,8 @@ def test_report_is_what_validate_says(learns):
     for i,o in enumerate(learns): assert rep.table.loc[i, ['loss','accuracy']].tolist() == pytest.approx(list(o.validate()), abs=1e-5)
     ens = ensemble(learns).remove_cb(ProgressCallback)
     assert rep.table.loc[3, ['loss','accuracy']].tolist() == pytest.approx(list(ens.validate()), abs=1e-5)
+    said = re.findall(r'(\d+)(?: ×(\d+))?', rep.table['members'][4].removeprefix('chosen: '))
+    assert [int(i) for i,k in said for _ in range(int(k or 1))] == sorted(rep.chosen)
     chosen = ensemble(learns, weights=rep.weights).remove_cb(ProgressCallback)
     assert rep.table['loss'][4] == pytest.approx(chosen.validate()[0], abs=1e-5) and rep.table['loss'][4] <= rep.table['loss'][:3].min()+1e-6
     a,b,c = [o.argmax(1) for o in members(learns)]

@@ -298,7 +298,9 @@ def test_survives_pickling(learn, tmp_path):
 
 def test_report_counts_and_p_value(learn):
     from scipy.stats import binomtest
-    table = learn.tta_report(views=['h','d4','shift']).table
+    report = learn.tta_report(views=['h','d4','shift'])
+    table = report.table
+    assert not re.search('nan|NA|None', report._repr_html_()+repr(report))
     plain,targs = learn.get_preds()
     for i,views in enumerate(['h','d4','shift'], 1):
         preds = learn.tta_flip(views=views)[0]
