@@ -4,7 +4,7 @@
 
 Three parts, each run of which is written to results/climb.json as soon as it is finished, and is not made again:
 - ladder: each rung trained for 5 epochs on 4,000 of the embedded training images, batch 64, 1cycle, fastai's Adam with decoupled weight decay.
-- longer: `mini_convnet_deep` for 20 epochs, without and with crop, flip, erasing and copying; members of an arm with different seeds ensembled.
+- longer: `mini_convnet_deep` for 15 epochs, without and with crop, flip, erasing and copying; members of an arm with different seeds ensembled.
 - full: rungs trained on the 60,000 images with the lesson's batch of 1024 and learning rate, judged on the 10,000 test images as the lesson's were.
 The other 1,000 embedded training images choose the learning rate (`sweep`, with a seed of its own) and nothing else. Accuracies of the first two
 parts are on 5,000 more images of the full training set, which no training has seen; the test images are not touched there. With --minutes no
@@ -92,7 +92,7 @@ def ladder_run(rung, seed):
 
 def longer_run(arm, seed):
     p = parts()
-    model,epochs = fit(longer_rung, seed, 20, lrs[longer_rung], p['train'], p['valid'], arms[arm])
+    model,epochs = fit(longer_rung, seed, 15, lrs[longer_rung], p['train'], p['valid'], arms[arm])
     x,y = p['judge']
     plain,flip = probs(model, x),probs(model, x.flip(-1))
     kept.mkdir(parents=True, exist_ok=True)
