@@ -122,9 +122,9 @@ def todo(seeds):
     for rung,lr in itertools.product(sweep_rungs, sweep_lrs): yield 'sweep',f'{rung} at {lr}',sweep_seed
     for rung in reversed(rungs): yield 'ladder',rung,0
     for seed,arm in itertools.product(range(seeds), arms): yield 'longer',arm,seed
+    for rung,seed in itertools.product(rungs[:3], range(1, seeds)): yield 'ladder',rung,seed
     for rung in rungs[:2]: yield 'full',rung,0
-    for seed in range(1, seeds):
-        for rung in rungs: yield 'ladder',rung,seed
+    for seed,rung in itertools.product(range(1, seeds), [*rungs[:3:-1], 'resnet18d']): yield 'ladder',rung,seed
     yield 'full','mini_resnet',0
 
 def stats(v): return dict(mean=float(np.mean(v)), sd=float(np.std(v, ddof=1)) if len(v) > 1 else None, n=len(v))
