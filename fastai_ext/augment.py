@@ -21,13 +21,20 @@ def _range(name, v, hi=math.inf):
     if len(r)==2 and 0 < r[0] <= r[1] <= hi and r[1] < math.inf: return r
     raise ValueError(f"{name} is a number or a range (low, high) within (0,{hi}], low first, got {v}")
 
+# %% ../nbs/05_augment.ipynb #f91866d7
+def _check_inplace(xs):
+    "Raise a ValueError if one of the tensors `xs` can't be changed in place without harm"
+    for x in xs:
+        if x.requires_grad: raise ValueError("inplace=True changes a tensor that requires a gradient: leave it at False")
+        if any(n>1 and st==0 for n,st in zip(x.shape, x.stride())):
+            raise ValueError("inplace=True changes a tensor whose elements share memory, as after `expand`: pass `x.clone()`")
+    if len({o.untyped_storage()._cdata for o in xs})<len(xs): raise ValueError("inplace=True changes tensors that share memory: pass clones")
+
 def _nchw(x, inplace=False):
     "`x` as a plain NCHW tensor that may be changed if `inplace`"
     if not isinstance(x, Tensor): raise TypeError(f"x is a tensor NCHW or CHW, got {type(x).__name__}; put `ToTensor` before")
     if x.ndim not in (3,4): raise ValueError(f"x is a tensor NCHW or CHW, got shape {tuple(x.shape)}; `x[None]` adds a dimension")
-    if inplace and x.requires_grad: raise ValueError("inplace=True changes x, which requires a gradient: leave it at False")
-    if inplace and any(n>1 and st==0 for n,st in zip(x.shape, x.stride())):
-        raise ValueError("inplace=True changes x, whose elements share memory as after `expand`: pass `x.clone()`")
+    if inplace: _check_inplace([x])
     x = x.as_subclass(Tensor)
     return x if x.ndim==4 else x[None]
 
@@ -53,8 +60,9 @@ def _empty_like(x):
 # %% ../nbs/05_augment.ipynb #f227d137
 def _moved(x, f):
     "What `f` makes of NCHW `x`, where `f` moves pixels or fills in zeros, so that gradients pass"
-    px = torch.arange(1, x[0,0].numel()+1, device=x.device).view(1,1,*x.shape[-2:]).expand(len(x),-1,-1,-1)
-    return F.pad(x.flatten(2), (1,0)).gather(2, f(px).flatten(2).expand(-1,x.shape[1],-1)).view(x.shape)
+    px = torch.arange(1, math.prod(x.shape[-2:])+1, device=x.device).view(1,1,*x.shape[-2:]).expand(len(x),-1,-1,-1)
+    res = F.pad(x.flatten(2), (1,0)).gather(2, f(px).flatten(2).expand(-1,x.shape[1],-1)).view(x.shape)
+    return res.contiguous(memory_format=torch.channels_last) if _is_last(x) else res
 
 # %% ../nbs/05_augment.ipynb #9cb42e68
 def _draw_patches(bs, device, max_num, p, batch):
@@ -106,6 +114,8 @@ def _lay_patches(out, num, u, pct, aspect, content):
     "Fill `num` patches of each image of NCHW `out` by `content(images, window's size)`, or with patches of the images `content`"
     sz,even,cpu = out.shape[-2:],pct[0]==pct[1] and aspect[0]==aspect[1],out.device.type=='cpu'
     sizes,lims = _patch_sizes(u, sz, pct, aspect)
+    # rounding in single precision must not make a patch of fixed size smaller than its window
+    if even: sizes = [torch.full_like(s, lim) for s,lim in zip(sizes, lims)]
     def _places(o): return [_randint(u[:,o+d], sz[d]-sizes[d]+1) for d in range(2)]
     start,src = _places(2),_places(4) if isinstance(content, Tensor) else []
     def _rounds():
@@ -122,7 +132,7 @@ def _copy_stats(x, out, stats):
     parts,buf = [],x.new_empty(0, dtype=x.dtype if x.dtype==torch.float64 else torch.float32)
     for s in _pieces(x):
         if out is not x: out[s] = x[s]
-        f = x[s].to(buf.dtype)
+        f = x[s].detach().to(buf.dtype)
         f = (f if f.is_contiguous() else f.permute(0,2,3,1)).reshape(len(f) if stats=='image' else 1, -1)
         m = f.mean(1, keepdim=True)
         v = torch.sub(f, m, out=buf.resize_(0)).square_().mean(1)
@@ -233,13 +243,14 @@ class _ImageTransform(RandTransform):
     "A `RandTransform` that draws for each image of the batch"
     def before_call(self, b, split_idx):
         "Draw for the images of `b`"
-        typed,plain = ([o for o in _leaves(b) if f(o)] for f in (risinstance(TensorImage), _is_plain))
+        typed,masks,plain = ([o for o in _leaves(b) if f(o)] for f in (risinstance(TensorImage), risinstance(TensorMask), _is_plain))
         self.do,self.plain = bool(typed or plain) and (split_idx==self.split_idx or self.split_idx is None), not typed
+        if self.do and self.inplace: _check_inplace((typed or plain) + masks)
         if self.do: self.draw(_nchw((typed or plain)[0]))
 
-    def encodes(self, x:TensorImage): return self.image(_nchw(x, self.inplace)).view_as(x)
-    def encodes(self, x:Tensor): return self.image(_nchw(x, self.inplace)).view_as(x) if self.plain and _is_plain(x) else x
-    def encodes(self, x:TensorMask): return self.mask(_nchw(x.reshape(-1, 1, *x.shape[-2:]), self.inplace)).view(x.shape)
+    def encodes(self, x:TensorImage): return self.image(_nchw(x)).view_as(x)
+    def encodes(self, x:Tensor): return self.image(_nchw(x)).view_as(x) if self.plain and _is_plain(x) else x
+    def encodes(self, x:TensorMask): return self.mask(x.as_subclass(Tensor).reshape(-1, 1, *x.shape[-2:])).view(x.shape)
     def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k not in ('drawn','seen')}
 
 # %% ../nbs/05_augment.ipynb #84966212
@@ -352,7 +363,7 @@ class _Crop:
         return torch.stack(offs, 1).expand(len(x), 2)
     def __call__(self, x, draw):
         "NCHW `x` moved as in `draw`"
-        if not any(self.pad): return x
+        if not (any(self.pad) and x.numel()): return x if self.inplace else _empty_like(x).copy_(x)
         if x.requires_grad: return _moved(x, partial(self, draw=draw))
         return _pad_crop(x, draw, self.pad, self.mode, x if self.inplace else _empty_like(x))
 

@@ -447,10 +447,42 @@ def test_in_place_functions(f):
         if not torch.equal(x, was): return
     assert False, 'nothing changed in 9 draws'
 
+@pytest.mark.parametrize('n,pct,aspect', [(4500,.53,None), (5000,.59,None), (9000,.39,None), (3300,.26,(9.,9.))])
+def test_patches_of_fixed_size_on_large_images(n, pct, aspect):
+    "Where single precision rounds the size down, a patch still has the size and the place that it may have"
+    set_seed(45)
+    x = torch.zeros(400,1,n,2, dtype=torch.uint8)
+    for f in (partial(rand_erase, fill=1), rand_copy): y = f(x, pct=pct, max_num=6, aspect=aspect)
+    sizes = rand_erase(x[:40], pct=pct, max_num=1, fill=1, aspect=aspect).amax((1,3)).sum(1).unique()
+    assert sizes.tolist()==[0, min(n, int(pct*n*(aspect[0] if aspect else 1)**.5+1e-4))]
+
+@pytest.mark.parametrize('t', [RandErase(inplace=True), RandErase(inplace=True, mask_fill=0), RandCopy(inplace=True), RandPadCrop(2, inplace=True),
+    RandFlip(inplace=True)], ids=str)
+def test_in_place_refuses_before_anything_is_changed(t):
+    x = torch.rand(16,1,12,12)
+    m,wide = TensorMask(torch.zeros(16,12,12).long()),TensorMask(torch.zeros(1,12,12).long().expand(16,-1,-1))
+    i = TensorImage(x.clone())
+    with pytest.raises(ValueError, match='tensors that share memory'): t((i,i), split_idx=0)
+    for mask,word in ((wide,'elements share memory'), (TensorMask(plain(i)[:,0]),'tensors that share memory')):
+        with pytest.raises(ValueError, match=word): t((i,mask), split_idx=0)
+    assert torch.equal(i, x)
+    t((i,m), split_idx=0)
+
+@pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), rand_flip], ids=str)
+def test_nothing_to_do_with_gradients(f):
+    for shape in ((0,3,8,8), (2,0,8,8)): assert f(torch.rand(shape, requires_grad=True)).shape==f(torch.rand(shape)).shape==shape
+    x = torch.rand(4,3,8,8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    assert f(x).is_contiguous(memory_format=torch.channels_last)
+
+def test_no_crop_is_a_copy():
+    x = torch.rand(2,3,8,8)
+    y = rand_pad_crop(x, 0)
+    assert torch.equal(x, y) and _memory(x)!=_memory(y) and rand_pad_crop(x, 0, inplace=True).data_ptr()==x.data_ptr()
+
 @pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), rand_flip], ids=str)
 def test_in_place_needs_memory_of_its_own(f):
-    with pytest.raises(ValueError, match='inplace=True .* share memory'): f(torch.rand(1,1,8,8).expand(9,-1,-1,-1), inplace=True)
-    with pytest.raises(ValueError, match='inplace=True .* gradient'): f(torch.rand(9,1,8,8, requires_grad=True), inplace=True)
+    with pytest.raises(ValueError, match='elements share memory'): f(torch.rand(1,1,8,8).expand(9,-1,-1,-1), inplace=True)
+    with pytest.raises(ValueError, match='requires a gradient'): f(torch.rand(9,1,8,8, requires_grad=True), inplace=True)
 
 @pytest.mark.parametrize('t', [RandErase, RandCopy, partial(RandPadCrop, 2), RandFlip], ids=str)
 def test_in_place_argument(t):
@@ -461,7 +493,7 @@ def test_in_place_argument(t):
 def test_single_images():
     "CHW images, and a mask HW, work as well; other types in the tuple are left alone"
     m = TensorMask(torch.arange(80).view(8,10))
-    for t in geometric: 
+    for t in geometric:
         a,b = t((TensorImage(m[None].float()), m), split_idx=0)
         assert a.shape==(1,8,10) and b.shape==(8,10) and torch.equal(plain(a[0]), plain(b).float())
     assert rand_erase(torch.rand(3,8,8)).shape==(3,8,8) and rand_flip(torch.rand(3,8,8)).shape==(3,8,8)
