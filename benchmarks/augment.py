@@ -60,6 +60,7 @@ def movers(x):
     v2_both = v2.Compose([v2.RandomCrop(n, padding=pad, padding_mode='reflect'), v2.RandomHorizontalFlip()])
     res = {}
     res['ours: RandPadCrop + RandFlip'] = 'image',Pipeline([RandPadCrop(pad),RandFlip()], split_idx=0)
+    res['ours: RandFlip, then RandPadCrop in place'] = 'image',Pipeline([RandFlip(),RandPadCrop(pad, inplace=True)], split_idx=0)
     res['ours: RandPadCrop'] = 'image',train(RandPadCrop(pad))
     res['ours: RandFlip'] = 'image',train(RandFlip())
     res['ours: RandPadCrop + RandFlip, in place'] = 'image',Pipeline([RandPadCrop(pad, inplace=True),RandFlip(inplace=True)], split_idx=0)

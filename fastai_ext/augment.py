@@ -39,23 +39,18 @@ def _nchw(x, inplace=False):
     return x if x.ndim==4 else x[None]
 
 # %% ../nbs/05_augment.ipynb #15526d04
-def _pieces(x, size=2**22):
-    "Slices of the images of NCHW `x`: of `size` bytes on the CPU, else one of all"
-    n = max(1, size//max(1, x[:1].nbytes)) if x.device.type=='cpu' else max(1, len(x))
-    return [slice(i, i+n) for i in range(0, len(x), n)]
+def _piece_len(x, size=2**22):
+    "How many images of NCHW `x` go together: those of `size` bytes on the CPU, else all"
+    return max(1, size//max(1, x[:1].nbytes)) if x.device.type=='cpu' else max(1, len(x))
 
-# %% ../nbs/05_augment.ipynb #b928d65a
-def _empty(shape, like):
-    "Memory for a contiguous tensor with the dtype and device of `like`"
-    size = math.prod(shape)*like.element_size()
-    if like.device.type!='cpu' or size<2**22: return like.new_empty(shape)
-    return torch.from_numpy(np.empty(size, np.uint8)).view(like.dtype).view(shape)
+def _pieces(x): return [slice(i, i+_piece_len(x)) for i in range(0, len(x), _piece_len(x))]
 
+# %% ../nbs/05_augment.ipynb #68c5a059
 def _is_last(x): return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 def _empty_like(x):
     "Memory for a tensor like NCHW `x`, channels last if `x` is, else contiguous"
-    return _empty(x.permute(0,2,3,1).shape, x).permute(0,3,1,2) if _is_last(x) else _empty(x.shape, x)
+    return torch.empty_like(x, memory_format=torch.channels_last if _is_last(x) else torch.contiguous_format)
 
 # %% ../nbs/05_augment.ipynb #f227d137
 def _moved(x, f):
@@ -127,16 +122,24 @@ def _lay_patches(out, num, u, pct, aspect, content):
     return out
 
 # %% ../nbs/05_augment.ipynb #ed5bed5a
+def _moments(f):
+    "Mean, variance, least and greatest value of each row of `f`"
+    m = f.mean(1)
+    if f.device.type=='cpu' and len(f)==1:
+        v = torch.dot(f[0], f[0])/f.shape[1] - m**2
+        # Far from zero the difference would lose its digits
+        if v>m**2/1000: return m,v,*[o[None] for o in f.aminmax()]
+    return m,(f-m[:,None]).square_().mean(1),f.amin(1),f.amax(1)
+
 def _copy_stats(x, out, stats):
     "Copy NCHW `x` to `out` unless it is `out`; returns mean, standard deviation, least and greatest value, of the batch or one an image"
-    parts,buf = [],x.new_empty(0, dtype=x.dtype if x.dtype==torch.float64 else torch.float32)
+    parts = []
     for s in _pieces(x):
         if out is not x: out[s] = x[s]
-        f = x[s].detach().to(buf.dtype)
+        f = x[s].detach()
+        if f.dtype not in (torch.float32,torch.float64): f = f.float()
         f = (f if f.is_contiguous() else f.permute(0,2,3,1)).reshape(len(f) if stats=='image' else 1, -1)
-        m = f.mean(1, keepdim=True)
-        v = torch.sub(f, m, out=buf.resize_(0)).square_().mean(1)
-        parts.append((m, v, f.amin(1), f.amax(1), len(x[s])))
+        parts.append((*_moments(f), len(x[s])))
     m,v,lo,hi = (torch.cat([o.flatten() for o in os]) for os in list(zip(*parts))[:4])
     if stats=='batch' and len(parts)>1:
         share = [o[4]/len(x) for o in parts]
@@ -149,13 +152,13 @@ def _copy_stats(x, out, stats):
 def _filler(x, fill, stats, noise):
     "A function from images and a window's size to what erased windows of NCHW `x` are filled with; `noise` is from `_copy_stats`"
     dt = x.dtype if x.dtype==torch.float64 else torch.float32
-    def _randn(i, lims): return _empty((len(i),x.shape[1],*lims), x.new_empty(0, dtype=dt)).normal_()
+    def _randn(i, lims): return torch.randn(len(i), x.shape[1], *lims, dtype=dt, device=x.device)
     if fill=='noise':
         m,s,lo,hi = (o.expand(len(x),1,1,1) for o in noise)
         def _noise(i, lims):
             z = _randn(i, lims).mul_(s[i]).add_(m[i])
             if not x.is_floating_point(): z = z.round_()
-            return torch.clamp(z, lo[i], hi[i], out=z).to(x.dtype)
+            return torch.minimum(torch.maximum(z, lo[i], out=z), hi[i], out=z).to(x.dtype)
         return _noise
     if fill=='pixel': return lambda i,lims: _randn(i, lims).to(x.dtype)
     if fill=='mean': m = x.mean((2,3) if stats=='image' else (0,2,3), keepdim=True, dtype=dt)
@@ -411,11 +414,12 @@ class RandPadCrop(_ImageTransform):
 def _flips(x, flips, horizontal, vertical, inplace):
     "NCHW `x` mirrored by `flips` (bs, 2): first column left and right, second up and down"
     if x.requires_grad: return _moved(x, partial(_flips, flips=flips, horizontal=horizontal, vertical=vertical, inplace=False))
-    out,dims = x if inplace else _empty_like(x),[d for d,on in ((3,horizontal),(2,vertical)) if on]
-    for s in _pieces(x):
-        for i,d in enumerate(dims):
-            o = out[s] if i else x[s]
-            torch.where(flips[s,3-d,None,None,None], o.flip(d), o, out=out[s])
+    out = x if inplace else _empty_like(x).copy_(x)
+    for d in [d for d,on in ((3,horizontal),(2,vertical)) if on]:
+        on = flips[:,3-d]
+        if x.device.type!='cpu': torch.where(on[:,None,None,None], out.flip(d), out, out=out)
+        else:
+            for i in on.nonzero()[:,0].split(_piece_len(x)): out.index_copy_(0, i, out.index_select(0, i).flip(d))
     return out
 
 def _check_flip(p, horizontal, vertical, alternate=False, batch=False):

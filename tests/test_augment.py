@@ -155,6 +155,18 @@ def test_noise_of_bytes_is_rounded():
     y = rand_erase(x)
     assert abs(y[y!=x].float().mean()-x.float().mean()) < .15
 
+@pytest.mark.parametrize('shift', [0., 3., 1000., 30000.])
+@pytest.mark.parametrize('stats', ['batch','image'])
+def test_moments_far_from_zero(shift, stats):
+    "Mean and deviation are those of double precision, wherever the values lie and in however many pieces"
+    from fastai_ext.augment import _copy_stats
+    x = torch.randn(40,3,128,128)*torch.linspace(.5, 2, 40)[:,None,None,None] + shift
+    m,s,lo,hi = _copy_stats(x, x, stats)
+    dims = (0,1,2,3) if stats=='batch' else (1,2,3)
+    want = x.double().std(dims, unbiased=False, keepdim=True),x.amin(dims, keepdim=True),x.amax(dims, keepdim=True)
+    test_close(m, x.double().mean(dims, keepdim=True), 1e-5+shift*1e-6)
+    assert ((s/want[0]-1).abs()<2e-3).all() and torch.equal(lo, want[1]) and torch.equal(hi, want[2])
+
 def test_noise_is_clamped():
     "A batch of two values 0 and 1, mostly 0: noise stays within, and both ends are met"
     set_seed(9)
@@ -313,13 +325,13 @@ def test_crop_is_a_crop_of_torchs_padding(mode, torch_mode, pad, fmt):
 def test_large_batches_in_pieces(t, fmt, size, monkeypatch):
     "More than a piece of memory, and an uneven last piece: the same as in one"
     from fastai_ext import augment
-    x,whole = torch.rand(11,3,20,20).contiguous(memory_format=fmt),augment._pieces
+    x,whole = torch.rand(11,3,20,20).contiguous(memory_format=fmt),augment._piece_len
     def _run():
         if isinstance(t, RandFlip): t.seen = None
         set_seed(41)
         return t(TensorImage(x), split_idx=0)
     want = _run()
-    monkeypatch.setattr(augment, '_pieces', lambda x: whole(x, size))
+    monkeypatch.setattr(augment, '_piece_len', lambda x: whole(x, size))
     assert len(augment._pieces(x))==-(-11//max(1, size//4800))
     y = _run()
     test_close(y, want, 1e-5)
