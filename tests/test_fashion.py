@@ -219,7 +219,9 @@ def test_ctrl_c_leaves_what_is_finished_and_says_how_to_resume(tmp_path, folder)
     out = tmp_path/'a b'
     cmd = [sys.executable, '-W', 'ignore', '-u', '-m', 'fastai_ext', 'fashion', '--out', str(out)]
     options = ['--data', folder, '--model', 'mini_convnet', '--bs', '20', '--epochs', '200', '--seeds', '1']
-    p = subprocess.Popen([*cmd, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # background jobs of a shell ignore SIGINT, and so would what they start
+    p = subprocess.Popen([*cmd, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
     try:
         start = time.time()
         while p.poll() is None and time.time()-start < 120 and not list(out.glob('members/*.json')): time.sleep(0.2)
