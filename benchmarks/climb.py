@@ -20,6 +20,7 @@ from fastai_ext.core import environment
 from fastai_ext.data import *
 from fastai_ext.models import *
 from fastai_ext.summary import summarize
+from augment_training import MemoryDL
 import timm
 
 rungs = ('mini_convnet mini_convnet_deep mini_resnet resnet18d mini_resnet_wide mini_resnet_gap mini_resnet_slim mini_resnet_fast '
@@ -33,20 +34,6 @@ full_lrs = dict(mini_convnet=6e-2, mini_convnet_deep=6e-2, mini_resnet=2e-2)
 
 root = Path(__file__).resolve().parent
 out,kept = root/'results'/'climb.json',root.parent/'runs'/'climb'
-
-class MemoryDL:
-    "Batches of tensors that lie in memory, through batch transforms"
-    def __init__(self, x, y, tfms=(), train=False, bs=64):
-        store_attr()
-        self.device = x.device
-    def __len__(self): return len(self.x)//self.bs if self.train else -(-len(self.x)//self.bs)
-    def __iter__(self):
-        idxs = torch.randperm(len(self.x)) if self.train else torch.arange(len(self.x))
-        for i in range(len(self)):
-            j = idxs[i*self.bs:(i+1)*self.bs]
-            b = TensorImageBW(self.x[j]),TensorCategory(self.y[j])
-            for t in self.tfms: b = t(b, split_idx=0)
-            yield b
 
 def tensors(x, y): return (tensor(x)[:,None].float()/255 - fashion_stats[0][0])/fashion_stats[1][0], tensor(y).long()
 
@@ -75,7 +62,7 @@ def acc(p, y): return (p.argmax(1) == y).float().mean().item()
 def fit(rung, seed, epochs, lr, train, valid, tfms=(), bs=64):
     "A trained learner and, by epoch, training loss, validation loss and accuracy"
     set_seed(seed)
-    dls = DataLoaders(MemoryDL(*train, tfms, True, bs), MemoryDL(*valid, bs=250))
+    dls = DataLoaders(MemoryDL(*train, tfms, 0, bs), MemoryDL(*valid, [], 1, 250))
     learn = Learner(dls, timm.create_model(rung, in_chans=1, num_classes=10), loss_func=CrossEntropyLossFlat(), metrics=accuracy, cbs=ChannelsLast())
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, lr)
     return learn.model,[list(map(float, o)) for o in learn.recorder.values]

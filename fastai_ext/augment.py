@@ -414,10 +414,11 @@ class RandPadCrop(_ImageTransform):
 def _flips(x, flips, horizontal, vertical, inplace):
     "NCHW `x` mirrored by `flips` (bs, 2): first column left and right, second up and down"
     if x.requires_grad: return _moved(x, partial(_flips, flips=flips, horizontal=horizontal, vertical=vertical, inplace=False))
-    out = x if inplace else _empty_like(x).copy_(x)
+    cpu = x.device.type=='cpu'
+    out = _empty_like(x).copy_(x) if cpu and not inplace else x
     for d in [d for d,on in ((3,horizontal),(2,vertical)) if on]:
         on = flips[:,3-d]
-        if x.device.type!='cpu': torch.where(on[:,None,None,None], out.flip(d), out, out=out)
+        if not cpu: out = torch.where(on[:,None,None,None], out.flip(d), out, out=out if inplace else None)
         else:
             for i in on.nonzero()[:,0].split(_piece_len(x)): out.index_copy_(0, i, out.index_select(0, i).flip(d))
     return out

@@ -45,7 +45,8 @@ def _loader_snapshot(dl):
     pipes = [p for p in (getattr(dl, o, None) for o in ('after_item','before_batch','after_batch')) if isinstance(p, Pipeline)]
     objs = [o for o in [dl, *pipes, *(f for p in pipes for f in p.fs)] if hasattr(o, '__dict__')]
     attrs = [(o, dict(vars(o))) for o in objs]
-    values = [(v, v.detach().clone()) for _,old in attrs for v in old.values() if isinstance(v, Tensor)]
+    # a loader may hold all its data in a tensor, which nothing writes to; a transform may write to its own
+    values = [(v, v.detach().clone()) for o,old in attrs if o is not dl for v in old.values() if isinstance(v, Tensor)]
     rng = getattr(dl, 'rng', None)
     state = rng.getstate() if rng else None
     def _restore():

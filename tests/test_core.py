@@ -62,3 +62,18 @@ def test_undisturbed_puts_back_recorder_modes_loaders_and_callbacks(learn, err):
     assert {k: list(getattr(rec, k)) for k in before} == before and len(before['losses']) > 0
     assert learn.dls.train.rng is rng and rng.getstate() == state
     assert learn.model.training and list(learn.cbs) == cbs and not hasattr(learn, 'callback')
+
+def test_undisturbed_copies_no_data():
+    "A loader that holds its data in a tensor, which would be too much to copy"
+    class Loader:
+        def __init__(self): self.x,self.device = torch.zeros(1000,100),torch.device('cpu')
+        def __len__(self): return 1
+        def __iter__(self): yield self.x[:2],torch.zeros(2).long()
+    learn,made = Learner(DataLoaders(Loader(), Loader()), nn.Linear(100,2), loss_func=F.cross_entropy),[]
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, Tensor): made.append(out.numel())
+            return out
+    with Watch(), undisturbed(learn): pass
+    assert max(made, default=0) < 100_000
