@@ -122,39 +122,41 @@ def _lay_patches(out, num, u, pct, aspect, content):
     return out
 
 # %% ../nbs/05_augment.ipynb #ed5bed5a
+def _rows(x, stats):
+    "NCHW `x` in floating point, all in one row or one row an image"
+    if x.dtype not in (torch.float32,torch.float64): x = x.float()
+    return (x if x.is_contiguous() else x.permute(0,2,3,1)).reshape(len(x) if stats=='image' else 1, -1)
+
 def _moments(f):
     "Mean, variance, least and greatest value of each row of `f`"
     m = f.mean(1)
-    if f.device.type=='cpu' and len(f)==1:
-        v = torch.dot(f[0], f[0])/f.shape[1] - m**2
-        # Far from zero the difference would lose its digits
-        if v>m**2/1000: return m,v,*[o[None] for o in f.aminmax()]
     return m,(f-m[:,None]).square_().mean(1),f.amin(1),f.amax(1)
 
-def _copy_stats(x, out, stats):
-    "Copy NCHW `x` to `out` unless it is `out`; returns mean, standard deviation, least and greatest value, of the batch or one an image"
-    parts = []
-    for s in _pieces(x):
-        if out is not x: out[s] = x[s]
-        f = x[s].detach()
-        if f.dtype not in (torch.float32,torch.float64): f = f.float()
-        f = (f if f.is_contiguous() else f.permute(0,2,3,1)).reshape(len(f) if stats=='image' else 1, -1)
-        parts.append((*_moments(f), len(x[s])))
-    m,v,lo,hi = (torch.cat([o.flatten() for o in os]) for os in list(zip(*parts))[:4])
-    if stats=='batch' and len(parts)>1:
-        share = [o[4]/len(x) for o in parts]
-        mean = sum(a*o for a,o in zip(share, m))
-        v = sum(a*(o+(b-mean)**2) for a,o,b in zip(share, v, m))[None]
-        m,lo,hi = mean[None],lo.amin(0, keepdim=True),hi.amax(0, keepdim=True)
-    return [o.view(-1,1,1,1) for o in (m, v.sqrt(), lo, hi)]
+# %% ../nbs/05_augment.ipynb #864e8860
+def _joint_moments(x):
+    "`_moments` of the whole batch `x`, read once piece by piece"
+    def _read(): return (_rows(x[s], 'batch')[0] for s in _pieces(x))
+    sums,squares,lo,hi = (torch.stack(o) for o in zip(*[(f.sum(),f.dot(f),*f.aminmax()) for f in _read()]))
+    m = sums.double().sum()/x.numel()
+    v = squares.double().sum()/x.numel() - m**2
+    # Far from zero the difference would lose its digits
+    if not v>m**2/1000: v = sum((f-m).square_().sum().double() for f in _read())/x.numel()
+    return m.to(lo.dtype),v.to(lo.dtype),lo.amin(),hi.amax()
+
+def _stats(x, stats):
+    "Mean, standard deviation, least and greatest value of NCHW `x`, of the batch or one an image"
+    if stats=='batch' and x.device.type=='cpu': res = _joint_moments(x)
+    else: res = [torch.cat(o) for o in zip(*[_moments(_rows(x[s], stats)) for s in _pieces(x)])]
+    m,v,lo,hi = (o.view(-1,1,1,1) for o in res)
+    return m,v.sqrt(),lo,hi
 
 # %% ../nbs/05_augment.ipynb #7ea51077
-def _filler(x, fill, stats, noise):
-    "A function from images and a window's size to what erased windows of NCHW `x` are filled with; `noise` is from `_copy_stats`"
+def _filler(x, fill, stats):
+    "A function from images and a window's size to what erased windows of NCHW `x` are filled with"
     dt = x.dtype if x.dtype==torch.float64 else torch.float32
     def _randn(i, lims): return torch.randn(len(i), x.shape[1], *lims, dtype=dt, device=x.device)
     if fill=='noise':
-        m,s,lo,hi = (o.expand(len(x),1,1,1) for o in noise)
+        m,s,lo,hi = (o.expand(len(x),1,1,1) for o in _stats(x, stats))
         def _noise(i, lims):
             z = _randn(i, lims).mul_(s[i]).add_(m[i])
             if not x.is_floating_point(): z = z.round_()
@@ -186,9 +188,7 @@ class _Patches:
         if x.requires_grad:
             erased = self.lay(torch.zeros_like(x[:,:1], dtype=torch.bool), draw, lambda i,lims: torch.ones_like(i)[:,None,None,None].bool())
             return torch.where(erased, self.erase(x.detach(), draw, fill, stats), x)
-        if fill!='noise': return self.lay(self.copied(x), draw, _filler(x, fill, stats, None))
-        out = x if self.inplace else _empty_like(x)
-        return self.lay(out, draw, _filler(x, fill, stats, _copy_stats(x, out, stats)))
+        return self.lay(self.copied(x), draw, _filler(x, fill, stats))
     def copy(self, x, draw):
         "NCHW `x` with copies laid at the places of `draw`"
         if not (self.max_num and x.numel()): return self.copied(x)

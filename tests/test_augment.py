@@ -159,9 +159,9 @@ def test_noise_of_bytes_is_rounded():
 @pytest.mark.parametrize('stats', ['batch','image'])
 def test_moments_far_from_zero(shift, stats):
     "Mean and deviation are those of double precision, wherever the values lie and in however many pieces"
-    from fastai_ext.augment import _copy_stats
+    from fastai_ext.augment import _stats
     x = torch.randn(40,3,128,128)*torch.linspace(.5, 2, 40)[:,None,None,None] + shift
-    m,s,lo,hi = _copy_stats(x, x, stats)
+    m,s,lo,hi = _stats(x, stats)
     dims = (0,1,2,3) if stats=='batch' else (1,2,3)
     want = x.double().std(dims, unbiased=False, keepdim=True),x.amin(dims, keepdim=True),x.amax(dims, keepdim=True)
     test_close(m, x.double().mean(dims, keepdim=True), 1e-5+shift*1e-6)
