@@ -257,9 +257,18 @@ class _ImageTransform(RandTransform):
     def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k not in ('drawn','seen')}
 
 # %% ../nbs/05_augment.ipynb #84966212
-class RandErase(_ImageTransform):
-    "Erase random patches of each training image"
+class _PatchTransform(_ImageTransform):
+    "An `_ImageTransform` of patches"
     order = 100
+    @property
+    def patches(self):
+        "The arguments as they stand now, checked: they may change in the course of a training"
+        return _Patches(self.pct, self.max_num, self.p, self.aspect, self.batch, self.inplace)
+    def draw(self, x): self.drawn = self.patches.draw(x)
+
+# %% ../nbs/05_augment.ipynb #4311c68e
+class RandErase(_PatchTransform):
+    "Erase random patches of each training image"
     def __init__(self,
         pct:float|tuple=.2, # Part of the height and of the width that a patch takes, or a range (low, high), within (0,1]
         max_num:int=4, # Greatest number of patches an image; each gets 0 to `max_num`
@@ -273,11 +282,10 @@ class RandErase(_ImageTransform):
         **kwargs # As in `RandTransform`: `split_idx`, 0 for the training set, and `order`
     ):
         _check_fill(fill, stats)
-        self.patches = _Patches(pct, max_num, p, aspect, batch, inplace)
+        _Patches(pct, max_num, p, aspect, batch, inplace)
         store_attr('pct,max_num,fill,stats,aspect,batch,inplace,mask_fill')
         super().__init__(p=p, **kwargs)
 
-    def draw(self, x): self.drawn = self.patches.draw(x)
     def image(self, x):
         "NCHW `x` erased"
         _check_fill(self.fill, self.stats, x)
@@ -287,9 +295,8 @@ class RandErase(_ImageTransform):
         return x if self.mask_fill is None else self.patches.erase(x, self.drawn, self.mask_fill, 'batch')
 
 # %% ../nbs/05_augment.ipynb #fbb904a6
-class RandCopy(_ImageTransform):
+class RandCopy(_PatchTransform):
     "Copy random patches of each training image to other places of it"
-    order = 100
     def __init__(self,
         pct:float|tuple=.2, # Part of the height and of the width that a patch takes, or a range (low, high), within (0,1]
         max_num:int=4, # Greatest number of patches an image; each gets 0 to `max_num`
@@ -299,11 +306,10 @@ class RandCopy(_ImageTransform):
         inplace:bool=False, # Change the batch itself, which saves the copy?
         **kwargs # As in `RandTransform`: `split_idx`, 0 for the training set, and `order`
     ):
-        self.patches = _Patches(pct, max_num, p, aspect, batch, inplace)
+        _Patches(pct, max_num, p, aspect, batch, inplace)
         store_attr('pct,max_num,aspect,batch,inplace')
         super().__init__(p=p, **kwargs)
 
-    def draw(self, x): self.drawn = self.patches.draw(x)
     def image(self, x):
         "NCHW `x` with the drawn copies"
         return self.patches.copy(x, self.drawn)
@@ -395,10 +401,14 @@ class RandPadCrop(_ImageTransform):
         inplace:bool=False, # Change the batch itself, which saves the copy?
         **kwargs # As in `RandTransform`: `split_idx`, 0 for the training set, and `order`
     ):
-        self.crop = _Crop(pad, pad_mode, p, batch, inplace)
+        _Crop(pad, pad_mode, p, batch, inplace)
         store_attr('pad,pad_mode,batch,inplace')
         super().__init__(p=p, **kwargs)
 
+    @property
+    def crop(self):
+        "The arguments as they stand now, checked"
+        return _Crop(self.pad, self.pad_mode, self.p, self.batch, self.inplace)
     def draw(self, x): self.drawn,self.size = self.crop.draw(x),x.shape[-2:]
     def image(self, x):
         "NCHW `x` moved"
@@ -482,7 +492,9 @@ class RandFlip(_ImageTransform):
         self.seen[slots] = n+1
         return torch.stack([n, n//2 if self.horizontal else n], 1)%2 == 1
 
-    def draw(self, x): self.drawn = self._turns(x) if self.alternate else _draw_flips(x, self.p, self.batch)
+    def draw(self, x):
+        _check_flip(self.p, self.horizontal, self.vertical, self.alternate, self.batch)
+        self.drawn = self._turns(x) if self.alternate else _draw_flips(x, self.p, self.batch)
     def image(self, x):
         "NCHW `x` mirrored"
         return _flips(x, self.drawn, self.horizontal, self.vertical, self.inplace)

@@ -337,6 +337,22 @@ def test_large_batches_in_pieces(t, fmt, size, monkeypatch):
     test_close(y, want, 1e-5)
     assert y.is_contiguous(memory_format=fmt)
 
+@pytest.mark.parametrize('t,k,bad', [(RandErase(), 'pct', 2.), (RandCopy(), 'max_num', -1), (RandPadCrop(2), 'pad', -1), (RandFlip(p=1.), 'p', 2.)])
+def test_arguments_changed_later(t, k, bad):
+    "`p` and `inplace` set after construction are obeyed, and a value that makes no sense is named before anything is changed"
+    set_seed(43)
+    x = TensorImage(torch.rand(16,3,20,20))
+    y = t(x, split_idx=0)
+    assert not torch.equal(x, y) and y.data_ptr()!=x.data_ptr()
+    t.p = 0.
+    test_eq(t(x, split_idx=0), x)
+    t.p,t.inplace,old = 1.,True,x.clone()
+    assert t(x, split_idx=0).data_ptr()==x.data_ptr() and not torch.equal(x, old)
+    setattr(t, k, bad)
+    old = x.clone()
+    with pytest.raises(ValueError, match=f'^{k} '): t(x, split_idx=0)
+    test_eq(x, old)
+
 @pytest.mark.parametrize('channels', [1,3])
 def test_large_windows_in_groups(channels):
     "Patches of very different sizes, in windows so large that they go in groups: the numbers that a plain loop over images and patches gives"
