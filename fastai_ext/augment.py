@@ -43,7 +43,9 @@ def _piece_len(x, size=2**22):
     "How many images of NCHW `x` go together: those of `size` bytes on the CPU, else all"
     return max(1, size//max(1, x[:1].nbytes)) if x.device.type=='cpu' else max(1, len(x))
 
-def _pieces(x): return [slice(i, i+_piece_len(x)) for i in range(0, len(x), _piece_len(x))]
+def _pieces(x):
+    n = _piece_len(x)
+    return [slice(i, i+n) for i in range(0, len(x), n)]
 
 # %% ../nbs/05_augment.ipynb #68c5a059
 def _is_last(x): return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
@@ -51,6 +53,8 @@ def _is_last(x): return x.is_contiguous(memory_format=torch.channels_last) and n
 def _empty_like(x):
     "Memory for a tensor like NCHW `x`, channels last if `x` is, else contiguous"
     return torch.empty_like(x, memory_format=torch.channels_last if _is_last(x) else torch.contiguous_format)
+
+def _own(x, inplace): return x if inplace else _empty_like(x).copy_(x)
 
 # %% ../nbs/05_augment.ipynb #f227d137
 def _moved(x, f):
@@ -180,19 +184,18 @@ class _Patches:
         self.pct,self.aspect = _range('pct', pct, 1),_range('aspect', 1 if aspect is None else aspect)
         self.max_num,self.p,self.batch,self.inplace = max_num,p,batch,inplace
     def draw(self, x): return _draw_patches(len(x), x.device, self.max_num, self.p, self.batch)
-    def copied(self, x): return x if self.inplace else _empty_like(x).copy_(x)
     def lay(self, out, draw, content): return _lay_patches(out, *draw, self.pct, self.aspect, content)
     def erase(self, x, draw, fill, stats):
         "NCHW `x` erased at the places of `draw`"
-        if not (self.max_num and x.numel()): return self.copied(x)
+        if not (self.max_num and x.numel()): return _own(x, self.inplace)
         if x.requires_grad:
             erased = self.lay(torch.zeros_like(x[:,:1], dtype=torch.bool), draw, lambda i,lims: torch.ones_like(i)[:,None,None,None].bool())
             return torch.where(erased, self.erase(x.detach(), draw, fill, stats), x)
-        return self.lay(self.copied(x), draw, _filler(x, fill, stats))
+        return self.lay(_own(x, self.inplace), draw, _filler(x, fill, stats))
     def copy(self, x, draw):
         "NCHW `x` with copies laid at the places of `draw`"
-        if not (self.max_num and x.numel()): return self.copied(x)
-        return _moved(x, partial(self.copy, draw=draw)) if x.requires_grad else self.lay(self.copied(x), draw, x)
+        if not (self.max_num and x.numel()): return _own(x, self.inplace)
+        return _moved(x, partial(self.copy, draw=draw)) if x.requires_grad else self.lay(_own(x, self.inplace), draw, x)
 
 def _check_fill(fill, stats, x=None):
     if stats not in ('batch','image'): raise ValueError(f"stats is 'batch' or 'image', got {stats!r}")
@@ -372,7 +375,7 @@ class _Crop:
         return torch.stack(offs, 1).expand(len(x), 2)
     def __call__(self, x, draw):
         "NCHW `x` moved as in `draw`"
-        if not (any(self.pad) and x.numel()): return x if self.inplace else _empty_like(x).copy_(x)
+        if not (any(self.pad) and x.numel()): return _own(x, self.inplace)
         if x.requires_grad: return _moved(x, partial(self, draw=draw))
         return _pad_crop(x, draw, self.pad, self.mode, x if self.inplace else _empty_like(x))
 
@@ -425,7 +428,7 @@ def _flips(x, flips, horizontal, vertical, inplace):
     "NCHW `x` mirrored by `flips` (bs, 2): first column left and right, second up and down"
     if x.requires_grad: return _moved(x, partial(_flips, flips=flips, horizontal=horizontal, vertical=vertical, inplace=False))
     cpu = x.device.type=='cpu'
-    out = _empty_like(x).copy_(x) if cpu and not inplace else x
+    out = _own(x, inplace or not cpu)
     for d in [d for d,on in ((3,horizontal),(2,vertical)) if on]:
         on = flips[:,3-d]
         if not cpu: out = torch.where(on[:,None,None,None], out.flip(d), out, out=out if inplace else None)
