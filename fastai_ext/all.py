@@ -1,9 +1,12 @@
 "fastai's vision library and everything of this package. Written by hand: a module that nbdev exports has an `__all__`, here an empty one"
 from fastai.vision.all import *
 from .core import *
+from .twin import *
 from .data import *
 from .layers import *
 from .models import *
+from .macs import *
+from .receptive import *
 from .summary import *
 from .augment import *
 from .callbacks import *

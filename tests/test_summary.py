@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 import hashlib, pytest
 
 from fastai_ext import models as zoo
-from fastai_ext import summary as summary_module
+from fastai_ext import macs as macs_module
 from fastai_ext.summary import summarize
 
 def _digest(t):
@@ -91,7 +91,7 @@ def test_functional(f, x, macs):
 @pytest.mark.parametrize('name', ['flash_attention', 'efficient_attention', 'cudnn_attention', 'flash_attention_for_cpu', 'fused_attention_overrideable'])
 def test_fused_attention(name):
     func = getattr(torch.ops.aten, f'_scaled_dot_product_{name}').default
-    assert summary_module._op_macs(func, (_z(2,4,7,8), _z(2,2,9,8), _z(2,2,9,16)), {}, None) == 2*4*7*9*24
+    assert macs_module.op_macs(func, (_z(2,4,7,8), _z(2,2,9,8), _z(2,2,9,16)), {}, None) == 2*4*7*9*24
 
 def test_attention_in_a_real_pass():
     x = _z(2,3,7,8)
@@ -227,7 +227,7 @@ def test_callbacks_do_not_run(learn):
 def test_error_tells_where():
     m = nn.Sequential(nn.Linear(3,4), nn.Sequential(nn.ReLU(), nn.Linear(5,6)), nn.Linear(6,7))
     s = summarize(m, _z(2,3))
-    assert '1.1 (Linear, input 2×4)' in s.error and 'shapes' in s.error
+    assert '1.1 (Linear, input 2×4)' in s.error and '[2, 4] X [5, 6]' in s.error
     text = repr(s)
     assert 'FAILED' in text and [r.name for r in s.shown()] == ['0', '1', '1.0', '1.1']
     assert s.total_macs == 12
@@ -289,12 +289,12 @@ def test_text_fits_the_terminal(width, monkeypatch):
 
 def test_columns_add_up_and_depth_folds():
     m = models.xresnet.xresnet18()
-    full = summarize(m, input_size=(3,64,64))
+    full = summarize(m, input_size=(3,64,64), depth=None)
     for depth in (1,2,3,None):
         s = summarize(m, input_size=(3,64,64), depth=depth)
-        cells = list(s._body(''))
-        assert sum(int(c[4].replace(',', '')) for c in cells if c[4]) == full.total_params == sum(p.numel() for p in m.parameters())
-        assert abs(sum(float(c[6].replace(',', '')) for c in cells if c[6]) - full.total_macs/1e6) < .05
+        cells = s.table()
+        assert sum(int(c['Parameters'].replace(',', '')) for c in cells if c['Parameters']) == full.total_params == sum(p.numel() for p in m.parameters())
+        assert abs(sum(float(c['MMACs'].replace(',', '')) for c in cells if c['MMACs']) - full.total_macs/1e6) < .05
     df = full.to_df()
     assert len(df) == len(list(m.modules())) and df.own_macs.sum() == full.total_macs
     assert full._repr_markdown_().count('\n|') >= len(full.shown()) and 'MFLOPs' in full._repr_markdown_()
@@ -341,15 +341,15 @@ _aten,_meta = torch.ops.aten,partial(torch.zeros, device='meta')
     (_aten.max.dim, [(_meta(2,3), 1), (_meta(2,3), 0)]), (_aten.split.Tensor, [(_meta(4,3), 2), (_meta(4,3), 3)]),
     (_aten.add_.Tensor, [(_meta(2,3), 1), (_meta(4,3), _meta(3))]), (_aten.transpose_.default, [(_meta(2,3), 0, 1), (_meta(2,3), 0, 1)])])
 def test_remembered_shapes(op, argss):
-    def _desc(o): return [(t.shape, t.stride(), t.dtype, t.device) for t in summary_module._tensors([o])]
-    cache = summary_module._OpCache()
+    def _desc(o): return [(t.shape, t.stride(), t.dtype, t.device) for t in macs_module.tensors_in([o])]
+    cache = macs_module.OpCache()
     if 'transpose_' in str(op): argss = [(o[0].clone(), *o[1:]) for o in argss]
     wants = [_desc(op(*[o.clone() if isinstance(o, Tensor) and '_.' in str(op) else o for o in args])) for args in argss]
     for _ in range(1 if 'transpose_' in str(op) else 2):
         for args,want in zip(argss, wants): assert _desc(cache(op, args, {})[0]) == want
 
 def test_memory_of_shapes_is_bounded_and_knows_the_default_type():
-    cache = summary_module._OpCache(size=3)
+    cache = macs_module.OpCache(size=3)
     for i in range(1, 9): cache(_aten.relu.default, (_meta(i),), {})
     assert len(cache.known) <= 3
     x = _meta(3, dtype=torch.int)
@@ -361,8 +361,8 @@ def test_memory_of_shapes_is_bounded_and_knows_the_default_type():
 def test_what_is_remembered_changes_no_summary():
     m = models.xresnet.xresnet18()
     def _rows(): return [vars(r) for r in summarize(m, input_size=(3,64,64)).rows]
-    summary_module._op_cache.known.clear()
+    macs_module._op_cache.known.clear()
     first = _rows()
-    assert summary_module._op_cache.known and _rows() == first
+    assert macs_module._op_cache.known and _rows() == first
     cpu = summarize(_F(lambda x: x + torch.ones(3)), _z(2,3))
     assert not cpu.error and cpu.rows[0].out_shape == (2,3)

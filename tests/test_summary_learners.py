@@ -9,13 +9,15 @@ from fastai_ext import summary as module
 from fastai_ext.summary import summarize
 from test_summary import _state, _torch_macs, _z, _F, _Forced
 
+def _unwrapped(m): return getattr(m, '_orig_mod', getattr(m, 'module', m))
+
 def _same(learn, *args, **kwargs):
     "The summary, after which everything is as before"
     before = _state(learn.model, learn)
     s = learn.summary(*args, **kwargs)
     after = _state(learn.model, learn)
     for k in before: assert after[k] == before[k], k
-    assert not s.error and len(s.rows) == len(list(module._unwrapped(learn.model).modules())) and repr(s) and s._repr_markdown_()
+    assert not s.error and len(s.rows) == len(list(_unwrapped(learn.model).modules())) and repr(s) and s._repr_markdown_()
     return s
 
 def _whole(dl, n_inp=1): return [tuple(o.shape) for o in dl.one_batch()[:n_inp]]
@@ -69,7 +71,7 @@ def test_text_classifier_sees_the_padded_batch():
     assert not module._is_ordinary(dls.train)
     learn = Learner(dls, get_text_classifier(AWD_LSTM, 50, 2, seq_len=4), loss_func=CrossEntropyLossFlat(), cbs=ModelResetter())
     s = _same(learn)
-    assert s.fallback and s.in_shape == (4,10)
+    assert s.fallback and (s.bs, s.in_shape) == (1, (1,10))
 
 def test_language_model_learner():
     dsets = Datasets([torch.randint(1, 9, (30,)) for _ in range(6)], tfms=[[lambda o: TensorText(o)]], splits=[range(4), range(4,6)])
@@ -181,10 +183,11 @@ def test_real_pass_puts_everything_back():
 
 # the shape of a batch from two of its items
 class _Counted:
-    def __init__(self, n, shape=lambda i: (3,5)): self.n,self.shape,self.read = n,shape,[]
+    read = [] # of the class, since a twin of the data set is read
+    def __init__(self, n, shape=lambda i: (3,5)): self.n,self.shape = n,shape
     def __len__(self): return self.n
     def __getitem__(self, i):
-        self.read.append(i)
+        _Counted.read.append(i)
         return torch.zeros(self.shape(i)),torch.tensor(0.)
 
 @pytest.mark.parametrize('n,bs,drop_last,want', [(20,8,True,8), (20,8,False,8), (5,8,False,5), (1,8,False,1), (8,8,True,8)])
@@ -205,6 +208,7 @@ def test_items_of_different_shapes_raise_as_in_fastai():
     dict(after_batch=lambda o: torch.cat([o,o]))])
 def test_other_loaders_give_a_whole_batch(kwargs):
     ds = _Counted(12)
+    ds.read.clear()
     dls = DataLoaders(*[TfmdDL(ds, bs=4, num_workers=0, **kwargs) for _ in range(2)])
     s = _same(Learner(dls, nn.Linear(5,2), loss_func=noop))
     assert len(set(ds.read)) >= 4 and s.in_shape == _whole(dls.train)[0]
@@ -235,7 +239,7 @@ def test_layout_of_the_batch_is_kept():
 def test_a_model_that_needs_data_gets_a_real_batch():
     learn = _learner(_Forced(nn.Sequential(nn.Flatten(), nn.Linear(64,2))))
     s = _same(learn)
-    assert s.fallback and s.in_shape == (4,1,8,8)
+    assert s.fallback and (s.bs, s.in_shape) == (1, (1,1,8,8))
 
 def test_text_learners_of_fastai():
     "Made as fastai's users make them; MACs of an AWD-LSTM written out: 400, 1152, 1152, 400 units, the decoder shares the embedding"

@@ -119,7 +119,7 @@ def test_other_ways_to_run_and_other_dimensions():
 def test_column():
     m = nn.Sequential(C(1,2,(3,5)), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     s = summarize(m, input_size=(1,9,9), receptive_field=True)
-    cells = [o[-1] for o in s._body('')]
+    cells = [o['Receptive field'] for o in s.table()]
     assert cells == ['3×5', 'all', 'all'] and 'Receptive field' in repr(s) and 'Receptive field' in s._repr_markdown_()
     assert s.to_df().receptive_field.tolist()[1] == (3,5)
     s = summarize(m, input_size=(1,9,9))
