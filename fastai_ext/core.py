@@ -12,17 +12,29 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from copy import copy
 from importlib.metadata import version
-import platform, re
+import contextlib, platform, re
 from fastai.basics import *
 from fastai.torch_core import get_random_states, set_random_states
+from .twin import TwinError, Twins, data_of
 
 # %% ../nbs/00_core.ipynb #75bb5f77
+def _rng_reset(rng):
+    "A function that gives the generator `rng` its present state again"
+    if isinstance(rng, np.random.Generator): rng = rng.bit_generator
+    if isinstance(rng, np.random.BitGenerator): return partial(setattr, rng, 'state', rng.state)
+    if isinstance(rng, random.Random): return partial(rng.setstate, rng.getstate())
+    return partial(rng.set_state, rng.get_state())
+
 @contextmanager
-def kept_rng():
+def kept_rng(
+    *rngs:object # Further generators to put back: of Python, NumPy or torch
+):
     "Put the Python, NumPy and torch random states back at the end, CUDA's too"
-    states = get_random_states()
+    states,resets = get_random_states(),L(rngs).map(_rng_reset)
     try: yield
-    finally: set_random_states(**states)
+    finally:
+        set_random_states(**states)
+        for reset in resets: reset()
 
 # %% ../nbs/00_core.ipynb #31a0bdc5
 def _snapshot(o):
@@ -40,24 +52,19 @@ def _snapshot(o):
     return _restore
 
 # %% ../nbs/00_core.ipynb #b4555884
-def _loader_snapshot(dl):
-    "A function that gives the loader `dl` its present random state again, and what it, its pipelines and their transforms remember"
-    pipes = [p for p in (getattr(dl, o, None) for o in ('after_item','before_batch','after_batch')) if isinstance(p, Pipeline)]
-    objs = [o for o in [dl, *pipes, *(f for p in pipes for f in p.fs)] if hasattr(o, '__dict__')]
-    attrs = [(o, dict(vars(o))) for o in objs]
-    # a loader may hold all its data in a tensor, which nothing writes to; a transform may write to its own
-    values = [(v, v.detach().clone()) for o,old in attrs if o is not dl for v in old.values() if isinstance(v, Tensor)]
-    rng = getattr(dl, 'rng', None)
-    state = rng.getstate() if rng else None
+def _loader_swap(dls):
+    "Give the loaders `dls` the attributes of twins; a function that gives them their own again, and generators that the twins share"
+    dls = [o for o in dls if hasattr(o, '__dict__')]
+    twins = Twins(same=[*dls, *data_of(*dls)], shallow=(Learner,), share_rest=True)
+    olds = [dict(vars(o)) for o in dls]
+    rngs = [o.rng for o in dls if hasattr(o, 'rng')]
+    for o,old in zip(dls, olds):
+        with contextlib.suppress(TwinError): vars(o).update(twins.of(old))
     def _restore():
-        for o,old in attrs:
+        for o,old in zip(dls, olds):
             vars(o).clear()
             vars(o).update(old)
-        with torch.no_grad():
-            for v,old in values:
-                if not torch.equal(v, old): v.copy_(old)
-        if rng: rng.setstate(state)
-    return _restore
+    return _restore,[*rngs, *twins.rngs()]
 
 # %% ../nbs/00_core.ipynb #2c516b25
 def _autocast_depth():
@@ -78,18 +85,19 @@ def _autocast_snapshot():
 # %% ../nbs/00_core.ipynb #5c139522
 @contextmanager
 def undisturbed(
-    learn:Learner # Its attributes, callbacks, modes, loaders' positions and transforms, and all random states are kept
+    learn:Learner, # Its attributes, callbacks, modes, loaders and their transforms, and all random states are kept
+    *dls:object # Further loaders that the block reads
 ):
     "Leave `learn` as it was found, also when the block raises or is interrupted"
-    dls = getattr(learn, 'dls', None)
-    restores = [_snapshot(o) for o in [learn, *learn.cbs]] + [_loader_snapshot(dl) for dl in getattr(dls, 'loaders', [])]
-    restores.append(_autocast_snapshot())
+    restores = [*map(_snapshot, [learn, *learn.cbs]), _autocast_snapshot()]
     modes = [(m, m.training) for m in learn.model.modules()]
+    loaders = {id(o): o for o in [*getattr(getattr(learn, 'dls', None), 'loaders', []), *dls]}
+    restore,rngs = _loader_swap(loaders.values())
     try:
-        with kept_rng(): yield learn
+        with kept_rng(*rngs): yield learn
     finally:
         for m,mode in modes: m.training = mode
-        for restore in restores: restore()
+        for f in [restore, *restores]: f()
 
 # %% ../nbs/00_core.ipynb #3472453a
 def output_link(

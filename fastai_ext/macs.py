@@ -35,7 +35,7 @@ def shape_of(
     o:object # A tensor, or a nest of them
 ) -> tuple|list|None: # A tuple for one tensor, else a list; None if there is none
     "Shapes of the tensors in `o`"
-    if isinstance(o, Tensor): return tuple(o.shape)
+    if isinstance(o, Tensor): return (o.size(0), '?') if o.is_nested else tuple(o.shape)
     res = [s for s in map(shape_of, _parts(o)) if s is not None]
     return res[0] if len(res) == 1 else res or None
 
@@ -169,7 +169,7 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         store_attr('run_op,training,custom_ops')
         self.rows = {n: ModuleRow(n, _class_name(m), n.count('.')+1 if n else 0) for n,m in mods.items()}
-        self.stack,self.order,self.unknown,self.fields = [],[],{},None
+        self.stack,self.order,self.unknown,self.fields,self.branch = [],[],{},None,False
         self.macs,self.train_macs = 0,0 if training else None
         for r in self.rows.values(): r.train_macs = r.own_train_macs = self.train_macs
         for n,m in mods.items(): self.hook(m, self.rows[n])
@@ -206,8 +206,8 @@ class _Watch(TorchDispatchMode):
         kwargs = kwargs or {}
         if isinstance(func, HigherOrderOperator): return self.higher(func, args, kwargs)
         formula = _formula(func, self.custom_ops)
-        if torch.is_inference_mode_enabled() and func.namespace == 'aten' and not formula:
-            # `linear` and its like are not taken apart on the way to here
+        if (self.branch or torch.is_inference_mode_enabled()) and func.namespace == 'aten' and not formula:
+            # there `linear` and its like are not taken apart on the way to here
             with self: out = func.decompose(*args, **kwargs)
             if out is not NotImplemented: return out
         out,n = (func(*args, **kwargs),formula(*args, **kwargs)) if formula else self.run_op(func, args, kwargs)
@@ -219,6 +219,7 @@ class _Watch(TorchDispatchMode):
         "An operator on functions: of `torch.cond` the branch that is taken, of others only what attention has a formula for"
         name = func.name()
         if name == 'cond':
+            self.branch = True
             with self: return args[1 if args[0] else 2](*args[3])
         if _is_attention(name): check_types(name, args[:3])
         out = func(*args, **kwargs)
@@ -350,8 +351,8 @@ def _is_own(hook, twins, classes):
     f = hook.func if isinstance(hook, partial) else hook
     owner = getattr(f, '__self__', f)
     if id(owner) in twins.met or (getattr(f, '__module__', None) or type(owner).__module__).startswith('torch.nn.utils'): return True
-    outer = getattr(f, '__qualname__', '').partition('.<locals>')[0].rpartition('.')[0]
-    return (getattr(f, '__module__', ''), outer) in classes
+    parts = getattr(f, '__qualname__', '').split('.')
+    return any((getattr(f, '__module__', ''), '.'.join(parts[:i])) in classes for i in range(len(parts)))
 
 def _copy_hooks(model, twins):
     "Give the twin of `model` its own forward hooks; names of the others"
@@ -418,7 +419,7 @@ def _run(model, args, kwargs, how, bs, n, fields, training, custom_ops):
         args,kwargs = Twins(inp).of((args, kwargs))
         run.in_shape = shape_of([*args, *kwargs.values()])
         watch = _Watch(visible_modules(run.model), _op_cache if how == 'meta' else run_op, training, custom_ops)
-        with kept_rng(), contextlib.nullcontext() if how == 'meta' else _alone(), context, torch.set_grad_enabled(training), _Asks() as asks, watch:
+        with kept_rng(*twins.rngs()), contextlib.nullcontext() if how == 'meta' else _alone(), context, torch.set_grad_enabled(training), _Asks() as asks, watch:
             if fields: watch.fields = fields(args)
             run.model(*args, **kwargs)
     except Exception as e: run.error = e

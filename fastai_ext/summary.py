@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .core import kept_rng
 from .macs import ModuleRow, count_macs, first_line, shape_of, tensors_in, visible_modules
 from .receptive import ReceptiveFields
-from .twin import AbsentError, TwinError, Twins, data_of
+from .twin import AbsentError, TwinError, Twins, data_of, read_batch
 
 # %% ../nbs/04_summary.ipynb #17777da0
 @dataclass
@@ -280,27 +280,15 @@ def _widen(t, n):
     t = t.detach().as_subclass(Tensor)
     return torch.empty_strided((n, *t.shape[1:]), (t[0].numel(), *t.stride()[1:]), dtype=t.dtype, device='meta')
 
-def _torch_batch(dl):
-    "The first batch of PyTorch's loader `dl`, read here"
-    if isinstance(dl.dataset, torch.utils.data.IterableDataset):
-        items = itertools.islice(dl.dataset, dl.batch_size or 1)
-        return dl.collate_fn(list(items) if dl.batch_size else next(items))
-    idxs = first(dl.batch_sampler or dl.sampler)
-    return dl.collate_fn([dl.dataset[i] for i in idxs] if dl.batch_sampler else dl.dataset[idxs])
-
-def _whole_batch(dl):
-    if hasattr(dl, 'one_batch'): return dl.one_batch()
-    return _torch_batch(dl) if isinstance(dl, torch.utils.data.DataLoader) else first(dl)
-
-def _batch_shapes(dl, n_inp):
-    "Inputs of a batch of `dl`, a twin; and if they are on the meta device a function that gives real ones"
+def _batch_shapes(dl, n_inp, twins):
+    "Inputs of a batch of `dl`, made by `twins`; and if they are on the meta device a function that gives real ones"
     def _inputs(read):
-        with kept_rng(): b = read(dl)
+        with kept_rng(*twins.rngs()): b = read(dl)
         return tuple(b[:n_inp(b)]) if is_listy(b) else (b,)
     if _is_ordinary(dl):
         with contextlib.suppress(Exception):
-            return tree_map(lambda t: _widen(t, min(dl.bs, dl.n)), _inputs(_few_items)),lambda: _inputs(_whole_batch)
-    return _inputs(_whole_batch),None
+            return tree_map(lambda t: _widen(t, min(dl.bs, dl.n)), _inputs(_few_items)),lambda: _inputs(read_batch)
+    return _inputs(read_batch),None
 
 # %% ../nbs/04_summary.ipynb #89fab89f
 def _check_loader(dl):
@@ -337,7 +325,8 @@ def summary(self:Learner,
         dls = getattr(self, 'dls', None)
         _check_loader(dl := getattr(dls, 'train', None))
         def _n_inp(b): return ifnone(vars(dls).get('n_inp') or getattr(dl.dataset, 'n_inp', None) or vars(dl).get('_n_inp'), 1 if len(b) == 1 else len(b)-1)
-        try: xb,real = _batch_shapes(Twins(same=data_of(dl), shallow=(Learner,)).of(dl), _n_inp)
+        twins = Twins(same=data_of(dl), shallow=(Learner,))
+        try: xb,real = _batch_shapes(twins.of(dl), _n_inp, twins)
         except (AbsentError, TwinError) as e: raise ValueError(f"No batch can be had from a copy of the training DataLoader: {e}. "
             "Pass one: `learn.summary(xb)`") from e
     return _summary(self.model, xb, {}, find_bs(xb), real, depth, receptive_field, training, custom_ops, _footer(self))
