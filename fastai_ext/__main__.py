@@ -1,9 +1,7 @@
 "The command `fastai-ext`, also `python -m fastai_ext`"
-import warnings
 
 def main():
-    "Run the command, without a warning that timm's and torch's import gives and that says nothing to its users"
-    warnings.filterwarnings('ignore', message='`torch.jit.script` is deprecated')
+    "Run the command"
     from .fashion import main
     main()
 

@@ -75,7 +75,7 @@ _fixed = (types.BuiltinFunctionType, type, types.ModuleType, types.MappingProxyT
     torch._ops.OperatorBase, torch._ops.OpOverloadPacket, torch._library.custom_ops.CustomOpDef, torch.jit.ScriptFunction, torch.fx.Graph, pd.DataFrame, pd.Series, pd.Index, PIL.Image.Image)
 _rngs = random.Random,np.random.Generator,np.random.RandomState,torch.Generator
 _installed = sysconfig.get_paths()['purelib'],sysconfig.get_paths()['platlib'],sysconfig.get_paths()['stdlib']
-def _is_installed(m): return (getattr(m, '__file__', None) or '').startswith(_installed)
+def _is_installed(m): return (getattr(m, '__file__', None) or '').startswith(_installed) or m.__name__ in sys.builtin_module_names
 
 _locks = {type(f()): f for f in (threading.Lock, threading.RLock)}
 _hook_dicts = [k for k in vars(nn.Module()) if '_hooks' in k]
@@ -197,10 +197,11 @@ class Twins(pickle.Pickler):
         return o if self.share_rest else Absent(f'{type(o).__name__} ({e})')
 
     def rngs(self)->list:
-        "Random generators in the modules of the functions and classes that were met, and of those classes: a twin draws from them too"
-        holders = [vars(c) for t in self.types for c in t.__mro__]
-        names = self.modules | {c.__module__ for t in self.types for c in t.__mro__}
-        holders += [vars(m) for n,m in list(sys.modules.items()) if n in names and not _is_installed(m)]
+        "Random generators of the classes and of the modules of what was met, installed packages aside: a twin draws from them too"
+        classes = {c for t in self.types for c in t.__mro__}
+        modules = {n: sys.modules.get(n) for n in self.modules | {c.__module__ for c in classes}}
+        own = {n: m for n,m in modules.items() if m and not _is_installed(m)}
+        holders = [*map(vars, own.values()), *(vars(c) for c in classes if c.__module__ in own)]
         return list({id(v): v for h in holders for v in list(h.values()) if isinstance(v, _rngs)}.values())
 
 # %% ../nbs/00a_twin.ipynb #7ed631f6
