@@ -343,8 +343,8 @@ def _ways(how, model, bs, n):
     if dev and dev.type == 'meta': dev = torch.device('cpu')
     mode,fake = _fake_tensors(dev)
     state = {id(t) for t in [*model.parameters(), *model.buffers()]}
-    # of other tensors the values may matter; in this mode nothing is written to them
-    return mode,lambda t: fake(t) if id(t) in state else t.detach(),fake
+    # of other tensors the values may matter
+    return mode,lambda t: fake(t) if id(t) in state else as_copy(t),fake
 
 # %% ../nbs/04a_macs.ipynb #465c4ad0
 def _is_own(hook, twins, classes):
