@@ -5,6 +5,7 @@ from .twin import *
 from .data import *
 from .layers import *
 from .models import *
+from .operators import *
 from .macs import *
 from .receptive import *
 from .summary import *

@@ -15,7 +15,8 @@ import contextlib, shutil
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves, tree_map
 from .core import kept_rng
-from .macs import ModuleRow, count_macs, first_line, shape_of, tensors_in, visible_modules
+from .macs import ModuleRow, count_macs, first_line, visible_modules
+from .operators import shape_of, tensors_in
 from .receptive import ReceptiveFields
 from .twin import AbsentError, TwinError, Twins, data_of, read_batch
 

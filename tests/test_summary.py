@@ -10,6 +10,7 @@ import hashlib, pytest
 
 from fastai_ext import models as zoo
 from fastai_ext import macs as macs_module
+from fastai_ext.operators import OpCache, op_macs, tensors_in
 from fastai_ext.summary import summarize
 
 def _digest(t):
@@ -91,7 +92,7 @@ def test_functional(f, x, macs):
 @pytest.mark.parametrize('name', ['flash_attention', 'efficient_attention', 'cudnn_attention', 'flash_attention_for_cpu', 'fused_attention_overrideable'])
 def test_fused_attention(name):
     func = getattr(torch.ops.aten, f'_scaled_dot_product_{name}').default
-    assert macs_module.op_macs(func, (_z(2,4,7,8), _z(2,2,9,8), _z(2,2,9,16)), {}, None) == 2*4*7*9*24
+    assert op_macs(func, (_z(2,4,7,8), _z(2,2,9,8), _z(2,2,9,16)), {}, None) == 2*4*7*9*24
 
 def test_attention_in_a_real_pass():
     x = _z(2,3,7,8)
@@ -341,15 +342,15 @@ _aten,_meta = torch.ops.aten,partial(torch.zeros, device='meta')
     (_aten.max.dim, [(_meta(2,3), 1), (_meta(2,3), 0)]), (_aten.split.Tensor, [(_meta(4,3), 2), (_meta(4,3), 3)]),
     (_aten.add_.Tensor, [(_meta(2,3), 1), (_meta(4,3), _meta(3))]), (_aten.transpose_.default, [(_meta(2,3), 0, 1), (_meta(2,3), 0, 1)])])
 def test_remembered_shapes(op, argss):
-    def _desc(o): return [(t.shape, t.stride(), t.dtype, t.device) for t in macs_module.tensors_in([o])]
-    cache = macs_module.OpCache()
+    def _desc(o): return [(t.shape, t.stride(), t.dtype, t.device) for t in tensors_in([o])]
+    cache = OpCache()
     if 'transpose_' in str(op): argss = [(o[0].clone(), *o[1:]) for o in argss]
     wants = [_desc(op(*[o.clone() if isinstance(o, Tensor) and '_.' in str(op) else o for o in args])) for args in argss]
     for _ in range(1 if 'transpose_' in str(op) else 2):
         for args,want in zip(argss, wants): assert _desc(cache(op, args, {})[0]) == want
 
 def test_memory_of_shapes_is_bounded_and_knows_the_default_type():
-    cache = macs_module.OpCache(size=3)
+    cache = OpCache(size=3)
     for i in range(1, 9): cache(_aten.relu.default, (_meta(i),), {})
     assert len(cache.known) <= 3
     x = _meta(3, dtype=torch.int)
@@ -361,8 +362,8 @@ def test_memory_of_shapes_is_bounded_and_knows_the_default_type():
 def test_what_is_remembered_changes_no_summary():
     m = models.xresnet.xresnet18()
     def _rows(): return [vars(r) for r in summarize(m, input_size=(3,64,64)).rows]
-    macs_module._op_cache.known.clear()
+    macs_module._cache.known.clear()
     first = _rows()
-    assert macs_module._op_cache.known and _rows() == first
+    assert macs_module._cache.known and _rows() == first
     cpu = summarize(_F(lambda x: x + torch.ones(3)), _z(2,3))
     assert not cpu.error and cpu.rows[0].out_shape == (2,3)
