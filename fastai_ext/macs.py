@@ -54,6 +54,7 @@ def _formula(func, custom_ops):
     packet = getattr(func, '_overloadpacket', func)
     return first(custom_ops[o] for o in (func, packet, f'{func.namespace}::{packet.__name__}') if o in custom_ops)
 
+# %% ../nbs/04b_macs.ipynb #c7e6a489
 class _Watch(TorchDispatchMode):
     "Fills `rows`, by name of the module, while their modules run under it"
     supports_higher_order_operators = True # else PyTorch refuses `torch.cond` and its like
@@ -65,20 +66,6 @@ class _Watch(TorchDispatchMode):
         self.macs,self.train_macs = 0,0 if training else None
         for r in self.rows.values(): r.train_macs = r.own_train_macs = self.train_macs
         for n,m in mods.items(): self.hook(m, self.rows[n])
-
-    def hook(self, m, row):
-        "Have the calls of module `m` noted in `row`"
-        if isinstance(m, torch.jit.ScriptModule): # takes no hooks
-            forward = m.forward
-            def _forward(*args, **kwargs):
-                self.before(row, m, args, kwargs)
-                out = forward(*args, **kwargs)
-                self.after(row, m, args, kwargs, out)
-                return out
-            vars(m)['forward'] = _forward
-        else:
-            m.register_forward_pre_hook(partial(self.before, row), prepend=True, with_kwargs=True)
-            m.register_forward_hook(partial(self.after, row), prepend=True, with_kwargs=True)
 
     def before(self, row, m, args, kwargs):
         self.stack.append((row, shape := shape_of([*args, *kwargs.values()])))
@@ -107,30 +94,48 @@ class _Watch(TorchDispatchMode):
         if self.fields: self.fields.follow(func, args, kwargs, out)
         return out
 
-    def higher(self, func, args, kwargs):
-        "An operator on functions: of `torch.cond` the branch that is taken, of others only what attention has a formula for"
-        name = func.name()
-        if name == 'cond':
-            self.branch = True
-            with self: return args[1 if args[0] else 2](*args[3])
-        if is_attention(name): check_types(name, args[:3])
-        out = func(*args, **kwargs)
-        self.credit(func, args, sum(attention_products(*args)) if is_attention(name) else None)
-        return out
+# %% ../nbs/04b_macs.ipynb #5cf86c60
+@patch
+def hook(self:_Watch, m, row):
+    "Have the calls of module `m` noted in `row`"
+    if isinstance(m, torch.jit.ScriptModule): # takes no hooks
+        forward = m.forward
+        def _forward(*args, **kwargs):
+            self.before(row, m, args, kwargs)
+            out = forward(*args, **kwargs)
+            self.after(row, m, args, kwargs, out)
+            return out
+        vars(m)['forward'] = _forward
+    else:
+        m.register_forward_pre_hook(partial(self.before, row), prepend=True, with_kwargs=True)
+        m.register_forward_hook(partial(self.after, row), prepend=True, with_kwargs=True)
 
-    def credit(self, func, args, n):
-        "Credit `n` MACs of operator `func` to the modules that are running; None: it has no formula"
-        if n is None: self.unknown[str(func)] = self.unknown.get(str(func), 0) + 1
-        if not n: return
-        rows = {id(r): r for r,_ in self.stack}.values()
-        self.macs += n
-        for r in rows: r.macs += n
-        if self.stack: self.stack[-1][0].own_macs += n
-        if self.training:
-            n += backward_macs(getattr(func, '_overloadpacket', func).__name__, args, n)
-            self.train_macs += n
-            for r in rows: r.train_macs += n
-            if self.stack: self.stack[-1][0].own_train_macs += n
+@patch
+def higher(self:_Watch, func, args, kwargs):
+    "An operator on functions: of `torch.cond` the branch that is taken, of others only what attention has a formula for"
+    name = func.name()
+    if name == 'cond':
+        self.branch = True
+        with self: return args[1 if args[0] else 2](*args[3])
+    if is_attention(name): check_types(name, args[:3])
+    out = func(*args, **kwargs)
+    self.credit(func, args, sum(attention_products(*args)) if is_attention(name) else None)
+    return out
+
+@patch
+def credit(self:_Watch, func, args, n):
+    "Credit `n` MACs of operator `func` to the modules that are running; None: it has no formula"
+    if n is None: self.unknown[str(func)] = self.unknown.get(str(func), 0) + 1
+    if not n: return
+    rows = {id(r): r for r,_ in self.stack}.values()
+    self.macs += n
+    for r in rows: r.macs += n
+    if self.stack: self.stack[-1][0].own_macs += n
+    if self.training:
+        n += backward_macs(getattr(func, '_overloadpacket', func).__name__, args, n)
+        self.train_macs += n
+        for r in rows: r.train_macs += n
+        if self.stack: self.stack[-1][0].own_train_macs += n
 
 # %% ../nbs/04b_macs.ipynb #1c845916
 _where_from = {getattr(Tensor, o).__get__ for o in ('device', 'is_cuda', 'is_cpu', 'is_meta', 'is_mps', 'is_xpu')} | {Tensor.get_device}
@@ -143,6 +148,7 @@ class _Asks(TorchFunctionMode):
         if func in _where_from and not sys._getframe(1).f_code.co_filename.startswith(_torch_dir): self.asked = True
         return func(*args, **(kwargs or {}))
 
+# %% ../nbs/04b_macs.ipynb #f85f977e
 def _fake_tensors(dev):
     "A mode, and a function that makes a fake tensor of a tensor, on `dev` or where it is"
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -207,6 +213,7 @@ class MacsRun:
     asked: bool = False # Did the model ask a tensor for its device?
     fallback: str = '' # Why it had to run for real
 
+# %% ../nbs/04b_macs.ipynb #9ba470d2
 _lock,_cache = threading.RLock(),OpCache()
 
 @contextmanager
@@ -230,6 +237,7 @@ def visible_modules(
         if not outer and not (n and isinstance(model, torch.jit.ScriptModule)): res[n] = m
     return res
 
+# %% ../nbs/04b_macs.ipynb #924ffff1
 def _run(model, args, kwargs, how, bs, n, fields, training, custom_ops):
     "Run a twin of `model` in one of the three ways, on `n` items"
     run,watch = MacsRun(how, n),None

@@ -48,6 +48,7 @@ def attention_products(
     n = _n_rows(query)*key.shape[-2]
     return n*query.shape[-1],n*value.shape[-1]
 
+# %% ../nbs/04a_operators.ipynb #4d23007f
 def _per_item(a, *_, **__): return a.numel()
 
 # MACs of operators that torch's registry lacks, from their arguments
@@ -63,6 +64,7 @@ _extra_macs['mkldnn_rnn_layer'] = lambda x, w_ih, w_hh, *_, **__: _rnn(x, (w_ih,
 _arithmetic = re.compile(r'conv|mm$|mm_|matmul|attention|rnn|lstm|gru|linear|bilinear|fft|cdist|^linalg_|dot|mv$|transformer_encoder')
 _no_arithmetic = re.compile(r'upsample|grid_sampler|linalg_vector_norm|linspace|backward|_to_mkldnn|prepack|weight_norm|_thnn_fused|sdp_choice')
 
+# %% ../nbs/04a_operators.ipynb #a24339eb
 def is_attention(
     name:str # Name of an operator
 )->bool:
@@ -107,15 +109,19 @@ _one_type = re.compile(r'^(convolution|mm|addmm|bmm|baddbmm|addbmm|mv|addmv|dot|
     r'|^_scaled_dot_product|^flex_attention')
 _norms = re.compile(r'^(_?native_(batch|layer|group)_norm|cudnn_batch_norm)')
 # u: uint8, i: other integers, b: bool, c: complex
-_refused = {o: kinds for kinds,names in {
-    'uibc': 'gelu mish hardswish hardsigmoid glu log_sigmoid_forward _softmax _log_softmax _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d '
-        'adaptive_max_pool3d _prelu_kernel grid_sampler_2d grid_sampler_3d _cdist_forward native_layer_norm native_group_norm native_batch_norm '
-        '_native_batch_norm_legit_no_training _native_batch_norm_legit',
-    'uib': 'silu std var std_mean var_mean', 'ui': 'im2col col2im',
-    'ibc': 'upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_bicubic2d upsample_linear1d upsample_trilinear3d',
-    'bc': 'relu max_pool2d_with_indices max_pool3d_with_indices avg_pool2d avg_pool3d', 'c': 'elu leaky_relu softplus hardtanh',
-    'b': 'mm addmm bmm baddbmm reflection_pad1d reflection_pad2d reflection_pad3d'}.items() for o in names.split()}
+_refused = {}
+def _refuse(kinds, names): _refused.update(dict.fromkeys(names.split(), kinds))
+_refuse('uibc', 'gelu mish hardswish hardsigmoid glu log_sigmoid_forward _softmax _log_softmax _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d '
+    'adaptive_max_pool3d _prelu_kernel grid_sampler_2d grid_sampler_3d _cdist_forward native_layer_norm native_group_norm native_batch_norm '
+    '_native_batch_norm_legit_no_training _native_batch_norm_legit')
+_refuse('ibc', 'upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_bicubic2d upsample_linear1d upsample_trilinear3d')
+_refuse('uib', 'silu std var std_mean var_mean')
+_refuse('ui', 'im2col col2im')
+_refuse('bc', 'relu max_pool2d_with_indices max_pool3d_with_indices avg_pool2d avg_pool3d')
+_refuse('c', 'elu leaky_relu softplus hardtanh')
+_refuse('b', 'mm addmm bmm baddbmm reflection_pad1d reflection_pad2d reflection_pad3d')
 
+# %% ../nbs/04a_operators.ipynb #07742075
 def _kind_of(dtype):
     if dtype.is_complex: return 'c'
     return 'f' if dtype.is_floating_point else {torch.bool: 'b', torch.uint8: 'u'}.get(dtype, 'i')
@@ -153,6 +159,7 @@ def _kind_of_result(func):
     same = len(aliases) == 1 and first and first.is_write and aliases[0].is_write
     return 'inplace' if same and func._schema.name.endswith('_') else None
 
+# %% ../nbs/04a_operators.ipynb #2bd28335
 def _maker(out):
     "A function that makes results such as `out`; an exception if it can't"
     if isinstance(out, Tensor):
@@ -165,6 +172,7 @@ def _maker(out):
     _signature(out)
     return lambda: out
 
+# %% ../nbs/04a_operators.ipynb #94775269
 def run_op(
     func:Callable, # An operator
     args:tuple, # Its arguments
@@ -175,6 +183,7 @@ def run_op(
     out = func(*args, **kwargs)
     return out,op_macs(func, args, kwargs, out)
 
+# %% ../nbs/04a_operators.ipynb #7a3035da
 class OpCache:
     "`run_op` on the meta device, at most `size` answers of which are remembered"
     def __init__(self,

@@ -10,7 +10,6 @@ __all__ = ['ReceptiveFields']
 # %% ../nbs/04c_receptive.ipynb #dd2eb7df
 from dataclasses import dataclass
 from fastai.basics import *
-from .macs import count_macs
 from .operators import tensors_in
 
 # %% ../nbs/04c_receptive.ipynb #6f302143

@@ -9,7 +9,6 @@ __all__ = ['ModelSummary', 'summarize']
 
 # %% ../nbs/04_summary.ipynb #e68ce837
 from fastai.basics import *
-from collections.abc import Callable
 from dataclasses import dataclass, field
 import contextlib, shutil
 from torch.nn.modules.conv import _ConvNd
@@ -73,10 +72,11 @@ def _fmt_field(rf):
     sizes = ['all' if o == math.inf else str(o) for o in rf]
     return sizes[0] if len(set(sizes)) == 1 else '×'.join(sizes)
 
+# %% ../nbs/04_summary.ipynb #70bcb09a
 def _mega(n): return '' if not n else f'{n/1e6:,.3f}' if n >= 1000 else f'{n/1e6:.6f}'
 def _bytes(n): return f'{n/2**20:,.2f} MiB' if n >= 2**20/10 else f'{n/2**10:,.2f} KiB'
 
-# %% ../nbs/04_summary.ipynb #70bcb09a
+# %% ../nbs/04_summary.ipynb #056ac30f
 @patch
 def _cells(self:ModelSummary, r, open):
     "What the table shows of row `r`, by column; its submodules have rows of their own if `open`"
@@ -87,13 +87,14 @@ def _cells(self:ModelSummary, r, open):
     trained = 'yes' if r.trainable == r.params else 'partly' if r.trainable else 'frozen'
     if not r.params or open and not params: trained = ''
     elif not params: trained = 'shared'
-    return {'Module': (r.name.split('.')[-1] or '(model)') + (f' ({r.calls} calls)' if r.calls > 1 else ''), 'Class': r.cls,
-        'Input': _fmt_shape(ins), 'Output': _fmt_shape(outs) or ('' if open or called[0] else 'not called'),
-        'Parameters': f'{params:,}' if params else '', 'Trained': trained, 'MMACs': _mega(macs), 'MFLOPs': _mega(2*macs),
-        'Share': f'{macs/self.total_macs:.1%}' if macs else '',
-        **({'Train MMACs': _mega(r.own_train_macs if open else r.train_macs)} if self.train_macs is not None else {}),
-        **({'Receptive field': _fmt_field(r.receptive_field)} if self.receptive_field else {})}
+    res = dict(Module=(r.name.split('.')[-1] or '(model)') + (f' ({r.calls} calls)' if r.calls > 1 else ''), Class=r.cls, Input=_fmt_shape(ins),
+        Output=_fmt_shape(outs) or ('' if open or called[0] else 'not called'), Parameters=f'{params:,}' if params else '', Trained=trained,
+        MMACs=_mega(macs), MFLOPs=_mega(2*macs), Share=f'{macs/self.total_macs:.1%}' if macs else '')
+    if self.train_macs is not None: res['Train MMACs'] = _mega(r.own_train_macs if open else r.train_macs)
+    if self.receptive_field: res['Receptive field'] = _fmt_field(r.receptive_field)
+    return res
 
+# %% ../nbs/04_summary.ipynb #af67153a
 @patch
 def table(self:ModelSummary,
     indent:str='  ' # Before a module's name, for each level
@@ -221,6 +222,7 @@ def _check_depth(depth):
 
 def _is_size(o): return isinstance(o, (tuple,list)) and len(o) > 0 and all(isinstance(n, int) for n in o)
 
+# %% ../nbs/04_summary.ipynb #09b5528c
 def _from_size(model, size, dtype):
     "Zeros for one item of size `size`"
     if not _is_size(size) or min(size) < 1:
@@ -276,6 +278,7 @@ def _few_items(dl):
     if not all(isinstance(t, Tensor) and t.ndim and len(t) == len(items) for t in tree_leaves(b)): raise ValueError
     return b
 
+# %% ../nbs/04_summary.ipynb #dbe83506
 def _widen(t, n):
     "A tensor on the meta device with the type and layout of `t`, for `n` items"
     t = t.detach().as_subclass(Tensor)

@@ -17,15 +17,24 @@ from torch.utils.hooks import RemovableHandle
 import PIL.Image
 
 # %% ../nbs/00a_twin.ipynb #87f0dd3e
-class TwinError(ValueError): "Of what there can be no twin"
-class AbsentError(TypeError): "A twin uses what couldn't be copied"
+class TwinError(ValueError):
+    "There can be no twin"
+    def __init__(self,
+        why:str # Of what, and why not
+    ): super().__init__(why)
+
+class AbsentError(TypeError):
+    "A twin uses what couldn't be copied"
+    def __init__(self,
+        why:str # What it is, and why it couldn't
+    ): super().__init__(f"it needs what can't be copied, {why}")
 
 class Absent:
     "Stands in a twin for what can't be copied: an AbsentError when it is used"
     def __init__(self,
         why:str # What it was, and why it can't be copied
     ): vars(self)['why'] = why
-    def _fail(self, *args, **kwargs): raise AbsentError(f"it needs what can't be copied, {self.why}")
+    def _fail(self, *args, **kwargs): raise AbsentError(self.why)
     def __getattr__(self, k):
         if k.startswith('__'): raise AttributeError(k)
         self._fail()
@@ -72,18 +81,26 @@ class _AsIs:
 # the same for everybody, or data that is only read
 _fixed = (types.BuiltinFunctionType, type, types.ModuleType, types.MappingProxyType, types.CodeType, types.MethodWrapperType, types.WrapperDescriptorType,
     types.MethodDescriptorType, types.ClassMethodDescriptorType, types.GetSetDescriptorType, types.MemberDescriptorType, property, torch.dtype,
-    torch._ops.OperatorBase, torch._ops.OpOverloadPacket, torch._library.custom_ops.CustomOpDef, torch.jit.ScriptFunction, torch.fx.Graph, pd.DataFrame, pd.Series, pd.Index, PIL.Image.Image)
-_rngs = random.Random,np.random.Generator,np.random.RandomState,torch.Generator
-_installed = sysconfig.get_paths()['purelib'],sysconfig.get_paths()['platlib'],sysconfig.get_paths()['stdlib']
-def _is_installed(m): return (getattr(m, '__file__', None) or '').startswith(_installed) or m.__name__ in sys.builtin_module_names
+    torch._ops.OperatorBase, torch._ops.OpOverloadPacket, torch._library.custom_ops.CustomOpDef, torch.jit.ScriptFunction, torch.fx.Graph,
+    pd.DataFrame, pd.Series, pd.Index, PIL.Image.Image)
 
-_locks = {type(f()): f for f in (threading.Lock, threading.RLock)}
-_hook_dicts = [k for k in vars(nn.Module()) if '_hooks' in k]
-
+# %% ../nbs/00a_twin.ipynb #e00911ae
 def _itself(o): return o
 def _new(cls): return object.__new__(cls)
 def _set_attrs(o, attrs): vars(o).update(attrs)
+
+# %% ../nbs/00a_twin.ipynb #4655cf4f
+_hook_dicts = [k for k in vars(nn.Module()) if '_hooks' in k]
 def _set_module(o, attrs): vars(o).update(attrs, **{k: OrderedDict() for k in _hook_dicts})
+
+def _reduce_module(o):
+    "A module attribute by attribute; one that wraps another as what it wraps"
+    if type(o).__name__ == 'OptimizedModule' and '_orig_mod' in o._modules: return _itself,(o._orig_mod,)
+    if isinstance(o, (nn.DataParallel, nn.parallel.DistributedDataParallel)): return _itself,(o.module,)
+    left_out = {*_hook_dicts, '_compiled_call_impl'}
+    return _new,(type(o),),{k: v for k,v in vars(o).items() if k not in left_out},None,None,_set_module
+
+# %% ../nbs/00a_twin.ipynb #fdcf8632
 def _new_function(f, closure): return types.FunctionType(f.__code__, f.__globals__, f.__name__, None, closure)
 
 def _set_function(f, attrs):
@@ -95,28 +112,20 @@ def _content(cell):
     try: return cell.cell_contents,
     except ValueError: return () # the variable has no value yet
 
+# %% ../nbs/00a_twin.ipynb #362a2cfc
 def _reduce_function(f):
-    "Its variables come last, since one of them may be the function itself"
     contents = [_content(o) for o in f.__closure__ or ()]
     state = f.__defaults__,f.__kwdefaults__,f.__qualname__,f.__module__,vars(f),contents
     return _new_function,(_AsIs(f), f.__closure__),state,None,None,_set_function
 
-def _reduce_module(o):
-    "A module attribute by attribute; one that wraps another as what it wraps"
-    if type(o).__name__ == 'OptimizedModule' and '_orig_mod' in o._modules: return _itself,(o._orig_mod,)
-    if isinstance(o, (nn.DataParallel, nn.parallel.DistributedDataParallel)): return _itself,(o.module,)
-    left_out = {*_hook_dicts, '_compiled_call_impl'}
-    return _new,(type(o),),{k: v for k,v in vars(o).items() if k not in left_out},None,None,_set_module
-
-_taken_apart = {
-    types.FunctionType: _reduce_function,
-    types.CellType: lambda o: (types.CellType, ()),
+_locks = {type(f()): f for f in (threading.Lock, threading.RLock)}
+_taken_apart = {types.FunctionType: _reduce_function, types.CellType: lambda o: (types.CellType, ()),
     types.MethodType: lambda o: (types.MethodType, (o.__func__, o.__self__)),
     weakref.ref: lambda o: (_itself, (_AsIs(o),)) if o() is None else (weakref.ref, (o(),)),
     RemovableHandle: lambda o: (RemovableHandle, (OrderedDict(),)), # the hook that it would remove is left out
     **{t: lambda o: (_locks[type(o)], ()) for t in _locks}}
 
-# %% ../nbs/00a_twin.ipynb #4655cf4f
+# %% ../nbs/00a_twin.ipynb #9aecc88c
 class Twins(pickle.Pickler):
     "Makes twins: copies that share nothing with their originals that a run could change"
     many = 1000 # items of a list or dict from which on they are data
@@ -151,58 +160,72 @@ class Twins(pickle.Pickler):
         self.given.append(o)
         return len(self.given)-1
 
-    def persistent_id(self, o):
-        "The number of what is put in the place of `o`; None if it is taken apart"
-        t = type(o)
-        if t not in self.rules: self.rules[t] = self._rule(t)
-        if self.rules[t] is None: return None
-        if id(o) not in self.numbers:
-            new = self.rules[t](o)
-            if new is None: return None
-            self.numbers[id(o)] = o,self._give(new)
-        return self.numbers[id(o)][1]
+# %% ../nbs/00a_twin.ipynb #dccf70c2
+@patch
+def persistent_id(self:Twins, o):
+    "The number of what is put in the place of `o`; None if it is taken apart"
+    t = type(o)
+    if t not in self.rules: self.rules[t] = self._rule(t)
+    if id(o) not in self.numbers:
+        new = self.rules[t] and self.rules[t](o)
+        if new is None: return None
+        self.numbers[id(o)] = o,self._give(new)
+    return self.numbers[id(o)][1]
 
-    def _rule(self, t):
-        "A function that gives what is put in the place of an object of type `t`; None if it is taken apart"
-        self.types.add(t)
-        if issubclass(t, Tensor): return self.tensor
-        if issubclass(t, torch.jit.ScriptModule): return deepcopy
-        if issubclass(t, self.shallow): return copy
-        if issubclass(t, _fixed): return _itself
+@patch
+def _rule(self:Twins, t):
+    "A function that gives what is put in the place of an object of type `t`; None if it is taken apart"
+    self.types.add(t)
+    if issubclass(t, Tensor): return self.tensor
+    if issubclass(t, torch.jit.ScriptModule): return deepcopy
+    if issubclass(t, self.shallow): return copy
+    if issubclass(t, _fixed): return _itself
 
-    def _function(self, f):
-        self.modules.add(f.__module__)
-        return None if holds_state(f) else f
+# %% ../nbs/00a_twin.ipynb #45114702
+@patch
+def _function(self:Twins, f):
+    self.modules.add(f.__module__)
+    return None if holds_state(f) else f
 
-    def _many(self, o):
-        "A list or dict of many items is copied, and the items are not, unless they are tensors or modules"
-        if len(o) < self.many or isinstance(first(o.values() if isinstance(o, dict) else o), (Tensor,nn.Module)): return None
-        return copy(o)
+@patch
+def _many(self:Twins, o):
+    "A list or dict of many items is copied, and the items are not, unless they are tensors or modules"
+    if len(o) < self.many or isinstance(first(o.values() if isinstance(o, dict) else o), (Tensor,nn.Module)): return None
+    return copy(o)
 
-    def reducer_override(self, o):
-        "How `o` is taken apart and put together again"
-        t = type(o)
-        self.met[id(o)] = o
-        if t in _taken_apart: return _taken_apart[t](o)
-        if isinstance(o, nn.Module): return _reduce_module(o)
-        if isinstance(o, (Transform,Callback)): return _new,(t,),dict(vars(o)),None,None,_set_attrs
-        try: res = copyreg.dispatch_table[t](o) if t in copyreg.dispatch_table else o.__reduce_ex__(4)
-        except Exception as e: return _itself,(_AsIs(self._otherwise(o, e)),)
-        return res if isinstance(res, tuple) else (_itself, (_AsIs(o),)) # a name: the same for everybody
+# %% ../nbs/00a_twin.ipynb #a25f9b3e
+@patch
+def reducer_override(self:Twins, o):
+    "How `o` is taken apart and put together again"
+    t = type(o)
+    self.met[id(o)] = o
+    if t in _taken_apart: return _taken_apart[t](o)
+    if isinstance(o, nn.Module): return _reduce_module(o)
+    if isinstance(o, (Transform,Callback)): return _new,(t,),dict(vars(o)),None,None,_set_attrs
+    try: res = copyreg.dispatch_table[t](o) if t in copyreg.dispatch_table else o.__reduce_ex__(4)
+    except Exception as e: return _itself,(_AsIs(self._otherwise(o, e)),)
+    return res if isinstance(res, tuple) else (_itself, (_AsIs(o),)) # a name: the same for everybody
 
-    def _otherwise(self, o, e):
-        "What is put in the place of `o`, which `pickle` can't copy"
-        if hasattr(type(o), '__deepcopy__'):
-            with contextlib.suppress(Exception): return deepcopy(o)
-        return o if self.share_rest else Absent(f'{type(o).__name__} ({e})')
+@patch
+def _otherwise(self:Twins, o, e):
+    "What is put in the place of `o`, which `pickle` can't copy"
+    if hasattr(type(o), '__deepcopy__'):
+        with contextlib.suppress(Exception): return deepcopy(o)
+    return o if self.share_rest else Absent(f'{type(o).__name__} ({e})')
 
-    def rngs(self)->list:
-        "Random generators of the classes and of the modules of what was met, installed packages aside: a twin draws from them too"
-        classes = {c for t in self.types for c in t.__mro__}
-        modules = {n: sys.modules.get(n) for n in self.modules | {c.__module__ for c in classes}}
-        own = {n: m for n,m in modules.items() if m and not _is_installed(m)}
-        holders = [*map(vars, own.values()), *(vars(c) for c in classes if c.__module__ in own)]
-        return list({id(v): v for h in holders for v in list(h.values()) if isinstance(v, _rngs)}.values())
+# %% ../nbs/00a_twin.ipynb #3891b1c6
+_rngs = random.Random,np.random.Generator,np.random.RandomState,torch.Generator
+_installed = tuple(sysconfig.get_paths()[o] for o in ('purelib', 'platlib', 'stdlib'))
+def _is_installed(m): return (getattr(m, '__file__', None) or '').startswith(_installed) or m.__name__ in sys.builtin_module_names
+
+@patch
+def rngs(self:Twins)->list: # Of Python's, NumPy's and PyTorch's generators; those of installed packages aside
+    "Random generators that the twins have in common with their originals"
+    classes = {c for t in self.types for c in t.__mro__}
+    modules = {n: sys.modules.get(n) for n in self.modules | {c.__module__ for c in classes}}
+    own = {n: m for n,m in modules.items() if m and not _is_installed(m)}
+    holders = [*map(vars, own.values()), *(vars(c) for c in classes if c.__module__ in own)]
+    return list({id(v): v for h in holders for v in list(h.values()) if isinstance(v, _rngs)}.values())
 
 # %% ../nbs/00a_twin.ipynb #7ed631f6
 def _is_collection(o): return hasattr(o, '__dict__') and hasattr(type(o), '__getitem__') and not isinstance(o, (Pipeline,nn.Module,type))

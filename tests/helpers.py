@@ -16,7 +16,8 @@ def _rng_state(o):
 def _tensor(t):
     if t.layout is not torch.strided: return str(t.layout),tuple(t.shape)
     d = t.detach().as_subclass(Tensor)
-    return id(t),t._version,t.dtype,tuple(t.shape),t.stride(),t.requires_grad,t.device.type,_bits(d.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    data = d.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return id(t),t._version,t.dtype,tuple(t.shape),t.stride(),t.requires_grad,t.device.type,_bits(data)
 
 def _parts(o):
     "What there is inside of `o`, by name"
@@ -53,8 +54,9 @@ def fingerprint(*roots):
 def process_state():
     "Of the process: random states, switches of torch, global hooks"
     mod = nn.modules.module
-    return dict(torch=_bits(torch.get_rng_state().numpy().tobytes()), numpy=str(np.random.get_state()), python=str(random.getstate()), grad=torch.is_grad_enabled(),
-        autocast=torch.is_autocast_enabled('cpu'), fast=torch.backends.mha.get_fastpath_enabled(), default=torch.get_default_dtype(),
+    rngs = dict(torch=_bits(torch.get_rng_state().numpy().tobytes()), numpy=str(np.random.get_state()), python=str(random.getstate()))
+    return dict(rngs=rngs, grad=torch.is_grad_enabled(), autocast=torch.is_autocast_enabled('cpu'),
+        fast=torch.backends.mha.get_fastpath_enabled(), default=torch.get_default_dtype(),
         hooks={k: list(v) for k,v in vars(mod).items() if k.startswith('_global') and isinstance(v, dict)})
 
 def differences(a, b):

@@ -42,6 +42,16 @@ def test_undisturbed_puts_back_what_transforms_remember(learn):
         raise ValueError
     assert n > 0 and t.n.item() == n and t.last is last and learn.dls.train.bs != 1
 
+def test_undisturbed_loaders_go_on_working(learn):
+    "The loader itself stays, with the attributes of a twin that refer to it"
+    dl = learn.dls.train
+    n,before = len(list(dl)),vars(dl).copy()
+    with undisturbed(learn):
+        assert dl.fake_l.d is dl and dl.fake_l is not before['fake_l'] and len(list(dl)) == len(list(dl)) == n
+        dl.get_idxs = lambda: [0]*dl.bs
+        assert len(list(dl)) == 1
+    assert vars(dl) == before and len(list(dl)) == n
+
 def test_undisturbed_with_loaders_that_are_lists(learn):
     learn.dls = DataLoaders([learn.dls.one_batch()], [learn.dls.one_batch()])
     with undisturbed(learn): learn.validate()

@@ -10,7 +10,7 @@ import gc, pytest, time, weakref
 from fastai_ext.callbacks import LayerStats, Record
 from fastai_ext.schedule import BatchScheduler
 from fastai_ext.summary import summarize
-from fastai_ext.twin import AbsentError, TwinError, Twins, as_copy, as_meta, data_of
+from fastai_ext.twin import AbsentError, TwinError, Twins, as_meta, data_of
 
 TorchDL = torch.utils.data.DataLoader
 z = torch.zeros
@@ -139,8 +139,8 @@ def test_own_hooks_run():
 def _learn(model=None, n=16, cbs=None, **kwargs):
     xs,ys = torch.randn(n,3),torch.randint(0,2,(n,))
     ds = list(zip(xs, ys))
-    return Learner(DataLoaders.from_dsets(ds, ds, bs=4, num_workers=0, shuffle=True, device='cpu'), model or nn.Sequential(nn.Linear(3,8), nn.ReLU(), nn.Linear(8,2)),
-        loss_func=CrossEntropyLossFlat(), cbs=cbs, **kwargs)
+    dls = DataLoaders.from_dsets(ds, ds, bs=4, num_workers=0, shuffle=True, device='cpu')
+    return Learner(dls, model or nn.Sequential(nn.Linear(3,8), nn.ReLU(), nn.Linear(8,2)), loss_func=CrossEntropyLossFlat(), cbs=cbs, **kwargs)
 
 def _fit(learn, n=1):
     with learn.no_bar(), learn.no_logging(): learn.fit(n)
@@ -208,7 +208,8 @@ def _torch_dls(**kwargs):
 
 def _with_sampler(workers=0):
     ds,g = _items(),torch.Generator().manual_seed(0)
-    return DataLoaders(*[TorchDL(ds, num_workers=workers, batch_sampler=BatchSampler(RandomSampler(ds, generator=g), 4, False)) for _ in range(2)], device='cpu')
+    def _sampler(): return BatchSampler(RandomSampler(ds, generator=g), 4, False)
+    return DataLoaders(*[TorchDL(ds, num_workers=workers, batch_sampler=_sampler()) for _ in range(2)], device='cpu')
 
 class Drawing(torch.utils.data.Dataset):
     "Draws in `__getitem__` and keeps what it has made"
@@ -221,7 +222,8 @@ class Drawing(torch.utils.data.Dataset):
 loaders = dict(noise=lambda: DataLoaders(*_tfmd(after_item=Noise())), batch_noise=lambda: DataLoaders(*_tfmd(after_batch=Noise())),
     global_noise=lambda: DataLoaders(*_tfmd(after_item=Pipeline([ItemTransform(lambda o: (global_noise(o[0]), o[1]))]))),
     closure_noise=lambda: DataLoaders(*_tfmd(after_item=Pipeline([ItemTransform((lambda f: lambda o: (f(o[0]), o[1]))(closure_noise()))]))),
-    batch_sampler=_with_sampler, workers=lambda: _with_sampler(2), torch=lambda: _torch_dls(batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(0)),
+    batch_sampler=_with_sampler, workers=lambda: _with_sampler(2),
+    torch=lambda: _torch_dls(batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(0)),
     data_set=lambda: DataLoaders(*[DataLoader(Drawing(), bs=4, shuffle=i==0, num_workers=0) for i in range(2)]))
 
 def _losses(make, look):
@@ -302,7 +304,8 @@ def test_a_loader_that_cant_be_copied_is_asked_for_nothing(tmp_path):
 
 # --- diagnosis ---
 @pytest.mark.parametrize('m,shape', [(nn.Linear(8,4), (2,8)), (nn.Conv2d(3,4,3), (2,3,8,8)), (nn.ConvTranspose2d(3,4,3), (2,3,8,8)), (nn.BatchNorm2d(3), (2,3,8,8)),
-    (nn.LayerNorm(8), (2,8)), (nn.GroupNorm(1,3), (2,3,8,8)), (nn.LSTM(8,4), (5,2,8)), (nn.GRU(8,4), (5,2,8)), (nn.LSTMCell(8,4), (2,8)), (nn.Embedding(9,4), (2,3)),
+    (nn.LayerNorm(8), (2,8)), (nn.GroupNorm(1,3), (2,3,8,8)), (nn.LSTM(8,4), (5,2,8)), (nn.GRU(8,4), (5,2,8)), (nn.LSTMCell(8,4), (2,8)),
+    (nn.Embedding(9,4), (2,3)),
     (nn.MultiheadAttention(8,2), (5,2,8)), (nn.TransformerEncoderLayer(8,2,16), (5,2,8)), (nn.PReLU(), (2,8)), (nn.GELU(), (2,8)), (nn.Softmax(1), (2,8)),
     (nn.AvgPool2d(2), (2,3,8,8)), (nn.AdaptiveAvgPool2d(2), (2,3,8,8)), (nn.Upsample(scale_factor=2, mode='bilinear'), (2,3,8,8)), (nn.MaxPool2d(2), (2,3,8,8)),
     (nn.ReLU(), (2,8)), (nn.Sigmoid(), (2,8)), (nn.Bilinear(8,8,2), (2,8))])
@@ -428,7 +431,8 @@ def test_training_column():
     assert s.train_macs == c.get_total_flops()/4 and s.rows[1].train_macs == s.rows[1].macs and 'Train MMACs' in repr(s)
     assert sum(r.own_train_macs for r in s.rows) == s.train_macs
     q = torch.randn(2,2,7,8, requires_grad=True)
-    assert summarize(F1(lambda self, q: F.scaled_dot_product_attention(q*self.w, q*self.w, q*self.w), w=nn.Parameter(z(1))), q, training=True).train_macs == 3*2*7*7*16
+    m = F1(lambda self, q: F.scaled_dot_product_attention(q*self.w, q*self.w, q*self.w), w=nn.Parameter(z(1)))
+    assert summarize(m, q, training=True).train_macs == 3*2*7*7*16
 
 def test_depth_says_what_it_leaves_out():
     s = summarize(models.resnet18(), (3,64,64))
