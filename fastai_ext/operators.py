@@ -42,7 +42,8 @@ def attention_products(
     query:Tensor, # Of shape (..., queries, size of a key)
     key:Tensor, # Of shape (..., keys, size of a key); may have fewer heads
     value:Tensor, # Of shape (..., keys, size of a value)
-    *_, **__
+    *args, # Mask, scale and the like, which make no difference
+    **kwargs # Likewise
 ) -> tuple: # Queries by keys, weights by values
     "MACs of the two products of attention"
     n = _n_rows(query)*key.shape[-2]

@@ -49,7 +49,7 @@ def external(url): return re.match(r'(?:[a-z][a-z0-9+.-]*:)?//', url, re.I) is n
 
 def test_every_notebook_is_a_page(pages):
     nbs = [o.relative_to(root/'nbs') for o in (root/'nbs').rglob('[!_.]*.ipynb') if '.ipynb_checkpoints' not in o.parts]
-    names = {(o.parent/re.sub(r'^\d+_', '', o.stem)).as_posix() + '.html' for o in nbs}
+    names = {(o.parent/re.sub(r'^\d+[a-z]?_', '', o.stem)).as_posix() + '.html' for o in nbs}
     assert set(pages) == names | {'contributing.html', 'changelog.html'}
     for p in pages.values():
         there = {unquote((p.path.parent/o).resolve().relative_to(docs).as_posix()) for o in p.links if not re.match(r'\w+:|#|/', o) and '#' not in o}
@@ -161,6 +161,7 @@ def test_outputs_take_place_only_if_they_show_something(pages):
 
 def test_overviews_come_first_and_name_all_entries(pages):
     for mod in modules:
+        if len(public(mod)) < 2: continue
         text = (docs/f'{mod}.html').read_text(encoding='utf-8')
         overview = re.search(r'<div class="overview">.*?</table>', text, re.S)
         assert overview and overview.start() < text.index('<div class="reference">'), mod
@@ -171,9 +172,9 @@ def test_links_of_the_other_pages(pages):
     assert 'augment.html#randerase' in pages['changelog.html'].links and 'core.html#undisturbed' in pages['contributing.html'].links
 
 def test_private_code_is_folded(pages):
-    text = (docs/'summary.html').read_text(encoding='utf-8')
+    text = (docs/'operators.html').read_text(encoding='utf-8')
     folded = re.findall(r'<details class="code-fold">\s*<summary>Source of (.*?)</summary>(.*?)</details>', text, re.S)
-    assert len(folded) > 20 and all(o.split(', ')[0] in re.sub('<.*?>', '', body) for o,body in folded)
+    assert len(folded) > 6 and all(o.split(', ')[0] in re.sub('<.*?>', '', body) for o,body in folded)
     rest = re.sub(r'<details class="code-fold">.*?</details>', '', text, flags=re.S)
     assert '_n_rows' in text and '_n_rows' not in rest
 
