@@ -191,7 +191,12 @@ class OpCache:
         size:int=10_000 # Answers
     ): self.size,self.kinds,self.known = size,{},{}
 
-    def __call__(self, func, args, kwargs):
+    def __call__(self,
+        func:Callable, # An operator
+        args:tuple, # Its arguments
+        kwargs:dict # Its keyword arguments
+    ) -> tuple: # Its result and its MACs
+        "`run_op`, or the answer that it gave before"
         kind = self.kinds.get(func, 0)
         if kind == 0: kind = self.kinds[func] = _kind_of_result(func)
         if not kind: return run_op(func, args, kwargs)
@@ -201,9 +206,9 @@ class OpCache:
         except (TypeError, RuntimeError): return run_op(func, args, kwargs)
         if known := self.known.get(key): return args[0] if kind == 'inplace' else known[0](), known[1]
         out,n = run_op(func, args, kwargs)
-        return self.remember(key, kind == 'inplace', args, kwargs, out, n)
+        return self._remember(key, kind == 'inplace', args, kwargs, out, n)
 
-    def remember(self, key, inplace, args, kwargs, out, n):
+    def _remember(self, key, inplace, args, kwargs, out, n):
         "`out` and `n`, kept for `key` if they depend on nothing else"
         if all(t.is_meta for t in tensors_in([args, kwargs, out])) and (not inplace or (out is args[0] and _signature(out) == key[2])):
             if len(self.known) >= self.size: self.known.clear()
