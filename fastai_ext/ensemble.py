@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from types import SimpleNamespace
-import gc, inspect
+import gc
 from fastai.callback.progress import *
 from fastai.vision.all import *
-from .core import gathered_in_order, kept_rng, mean_outputs, output_link, undisturbed
+from .core import gathered_in_order, kept_rng, mean_outputs, output_link, provably_same, undisturbed
 
 # %% ../nbs/09_ensemble.ipynb #4aa75441
 def _weights(weights, n):
@@ -32,9 +32,9 @@ def _link(learn): return output_link(getcallable(learn.loss_func, 'activation'))
 
 # %% ../nbs/09_ensemble.ipynb #e8e669f3
 def _activation(learn):
-    "What `output_link` says of the activation; an own one, which only raw outputs can be averaged for, by its code"
+    "What `output_link` says of the activation; an own one, which only raw outputs can be averaged for, as it is"
     try: return _link(learn)
-    except ValueError: return _sig(getcallable(learn.loss_func, 'activation'))
+    except ValueError: return getcallable(learn.loss_func, 'activation')
 
 # %% ../nbs/09_ensemble.ipynb #b7fae93f
 def _facts(learn):
@@ -46,7 +46,7 @@ def _facts(learn):
 def _check_same(facts, want, i):
     "Raise a ValueError that says what differs between member `i` and the first"
     for k,v in want.items():
-        if facts[k] != v: raise ValueError(f"member {i} has another {k} than member 0: {facts[k]!r}, not {v!r}. "
+        if not provably_same(facts[k], v): raise ValueError(f"member {i} has another {k} than member 0: {facts[k]!r}, not {v!r}. "
             "Average only members that predict the same things")
 
 def _check_learners(learns):
@@ -56,26 +56,16 @@ def _check_learners(learns):
         _check_same(_facts(o), _facts(learns[0]), i)
 
 # %% ../nbs/09_ensemble.ipynb #9eebff81
-def _sig(o):
-    "A value that two transforms share if they do the same"
-    if isinstance(o, Tensor): return str(o.dtype), tuple(o.shape), tuple(o.flatten().tolist())
-    if isinstance(o, ndarray): return _sig(torch.as_tensor(o))
-    if isinstance(o, (str,int,float,bool,type(None),type,Enum,slice)): return o
-    if isinstance(o, dict): return tuple((k, _sig(v)) for k,v in o.items())
-    if isinstance(o, (list,tuple,L,Pipeline)): return tuple(_sig(p) for p in (o.fs if isinstance(o, Pipeline) else o))
-    if isinstance(o, partial): return _sig(o.func), _sig(o.args), _sig(o.keywords)
-    if hasattr(o, '__code__') and not hasattr(o, '__self__'): return o.__module__, o.__qualname__, o.__code__.co_code, _sig(o.__code__.co_names)
-    if hasattr(o, '__func__'): return _sig(o.__func__), _sig(o.__self__)
-    if type(o) is Transform: return str(o.encodes), str(getattr(o.encodes, '__self__', ''))
-    args = [k for c in type(o).__mro__ if '__init__' in vars(c) for k in inspect.signature(c.__init__).parameters]
-    return type(o).__module__, type(o).__qualname__, tuple((k, _sig(vars(o)[k])) for k in sorted(set(args)) if k in vars(o))
-
 def _prep(dl):
-    "What `dl` does to its inputs at validation, as a value to compare"
-    pipes = [getattr(dl, o, None) for o in ('after_item','before_batch','after_batch')]
-    tls = getattr(getattr(dl, 'dataset', None), 'tls', L())[:getattr(dl.dataset, 'n_inp', 1)]
-    pipes = [getattr(o, 'tfms', None) for o in tls] + pipes
-    return tuple(_sig([f for f in o.fs if f.split_idx != 0]) for o in pipes if isinstance(o, Pipeline))
+    "What `dl` does to its inputs at validation, to compare"
+    ds = getattr(dl, 'dataset', None)
+    n_inp = getattr(ds, 'n_inp', 1)
+    pipes = [o.tfms for o in ds.tls[:n_inp]] if hasattr(ds, 'tls') else [ds.procs, ds.cat_names, ds.cont_names] if hasattr(ds, 'procs') else [ds]
+    pipes += [getattr(dl, o, None) for o in ('after_item','before_batch','create_batch','after_batch')]
+    def _what(o):
+        if isinstance(o, Pipeline): return [f for f in o.fs if f.split_idx != 0]
+        return o.__func__ if getattr(o, '__self__', None) is dl else o
+    return [type(dl), *map(_what, pipes)]
 
 # %% ../nbs/09_ensemble.ipynb #4edbcf32
 def _check_stack(models):
@@ -112,6 +102,11 @@ def _acting_cbs(learn):
     usual = tuple(o if isinstance(o, type) else type(o) for o in defaults.callbacks)
     return [o for o in learn.cbs if o.run_valid and not isinstance(o, usual) and any(hasattr(o, e) for e in ('before_batch','after_pred'))]
 
+def _act_alike(a, b):
+    "Do the callbacks of two learners do the same to predictions?"
+    def _own(o): return [(type(cb), {k: v for k,v in vars(cb).items() if k != 'learn'}) for cb in _acting_cbs(o)]
+    return provably_same(_own(a), _own(b))
+
 def _new_learner(a, model):
     "A Learner for `model` with what else `a` has that matters for predictions"
     cbs = [copy(o) for o in _acting_cbs(a)]
@@ -128,10 +123,10 @@ def ensemble(
     _check_avg(avg)
     _check_learners(learns)
     for i,o in enumerate(learns):
-        if o.dls is not learns[0].dls and _prep(o.dls.valid) != _prep(learns[0].dls.valid):
-            raise ValueError(f"member {i} prepares its inputs by other transforms than member 0, and a Learner has one set of them: "
-                "use `ensemble_preds`, which gives each member its own")
-        if _sig(_acting_cbs(o)) != _sig(_acting_cbs(learns[0])): raise ValueError(f"member {i} predicts with other callbacks than member 0: "
+        if o.dls is not learns[0].dls and not provably_same(_prep(o.dls.valid), _prep(learns[0].dls.valid)):
+            raise ValueError(f"member {i} prepares its inputs by other transforms than member 0, or by such as can't be told to be the same, and a "
+                "Learner has one set of them: use `ensemble_preds`, which gives each member its own, or make the learners with the same `dls`")
+        if not _act_alike(o, learns[0]): raise ValueError(f"member {i} predicts with other callbacks than member 0: "
             f"{_acting_cbs(o)}, not {_acting_cbs(learns[0])}. Give all the same, or use `ensemble_preds`")
     model = EnsembleModel([o.model for o in learns], weights, _link(learns[0]) if avg == 'probs' else ('none',None), stack)
     return _new_learner(learns[0], model)
@@ -182,7 +177,7 @@ def _opened(o, learn, cpu):
         yield load_learner(o, cpu=cpu)
 
 def _check_members(members, learn, cpu, data):
-    "Check all members before any of them predicts; a list of what is known of each"
+    "Check all members before any of them predicts"
     if not members: raise ValueError("learns is empty: an ensemble needs at least one member")
     res = []
     for i,o in enumerate(members):
@@ -194,10 +189,9 @@ def _check_members(members, learn, cpu, data):
             if Path(o).suffix == '.pth': _check_state(_state(o), learn.model, i)
             elif not data: raise ValueError(f"member {i} is an exported learner, which has no data: pass `dl=`")
     for i,o in enumerate(members):
-        with _opened(o, learn, cpu) as m: res.append((_facts(m), _prep(m.dls.valid)))
+        with _opened(o, learn, cpu) as m: res.append(_facts(m))
         del m
-        _check_same(res[i][0], res[0][0], i)
-    return res
+        _check_same(res[i], res[0], i)
 
 # %% ../nbs/09_ensemble.ipynb #e8b47a37
 def _same(a, b):
@@ -212,7 +206,9 @@ def _same(a, b):
 def _check_items(dl, first, i):
     "Raise a ValueError if member `i`'s loader has other items than the first member's"
     if dl is first: return
-    a,b = (L(getattr(o.dataset, 'items', o.dataset)) for o in (first, dl))
+    a,b = (getattr(o.dataset, 'items', o.dataset) for o in (first, dl))
+    # of a table that is prepared already, the rows
+    a,b = (L(list(o.index) if isinstance(o, (pd.DataFrame,pd.Series)) else o) for o in (a, b))
     if len(a) != len(b): raise ValueError(f"member {i} has {len(b)} items to predict and member 0 has {len(a)}: pass `dl=`")
     bad = next((j for j,(p,q) in enumerate(zip(a, b)) if not _same(p, q)), None)
     if bad is not None: raise ValueError(f"member {i} has another item at place {bad} than member 0, {b[bad]!r}, not {a[bad]!r}: "
@@ -231,35 +227,48 @@ class _KeptBatches:
                 yield b
             self.done = True
 
-def _member_dl(m, known, ds_idx, dl):
-    "The loader for the member `m`, in a fixed order, and that order"
-    res = m.dls[ds_idx] if dl is None else dl
-    if dl is not None and isinstance(dl, TfmdDL) and _prep(dl) != known[1]: res = m.dls.test_dl(dl.dataset.items, bs=dl.bs)
-    if not isinstance(res, DataLoader): return res, None
-    res = res.new(shuffle=False, drop_last=False)
-    idxs = list(res.get_idxs())
-    return res, None if idxs == sorted(idxs) else tensor(idxs).argsort()
+def _own_dl(m, i, ds_idx, dl):
+    "The loader for the member `m`: its own, or `dl` if that prepares its items in the same way, or one of its own for the items of `dl`"
+    if dl is None: return m.dls[ds_idx]
+    if isinstance(dl, pd.DataFrame): return m.dls.test_dl(dl)
+    ds = getattr(dl, 'dataset', None)
+    if not isinstance(dl, TfmdDL) or provably_same(_prep(dl), _prep(m.dls.valid)): return dl
+    if hasattr(ds, 'procs'): raise ValueError(f"member {i} prepares tables in another way than the one that made `dl`, whose rows are prepared already: "
+        "pass the DataFrame, `dl=df`")
+    return m.dls.test_dl(ds.items, bs=dl.bs, with_labels=hasattr(ds, 'tls') and len(ds.tls) > ds.n_inp) if hasattr(ds, 'items') else dl
+
+def _in_order(dl):
+    "The loader `dl` in a fixed order, and that order"
+    if not isinstance(dl, DataLoader): return dl, None
+    dl = dl.new(shuffle=False, drop_last=False)
+    idxs = list(dl.get_idxs())
+    return dl, None if idxs == sorted(idxs) else tensor(idxs).argsort()
 
 # %% ../nbs/09_ensemble.ipynb #043e0855
 def _predictions(members, ds_idx, dl, tta, learn, cpu, act):
     "Each member's predictions and targets, in turn"
     if not isinstance(tta, (Callback,type(None))): raise TypeError(f"tta={tta!r} is not a callback: pass one such as FlipTTA('hv')")
-    known,loaders = _check_members(members, learn, cpu, dl is not None),{}
+    _check_members(members, learn, cpu, dl is not None)
+    own = [o if isinstance(o, Learner) else learn for o in members]
     if dl is None:
-        own = [o if isinstance(o, Learner) else learn for o in members]
         for i,o in enumerate(own): _check_items(o.dls[ds_idx], own[0].dls[ds_idx], i)
+    shared = [] # what a loader does, its batches and their order
     with kept_rng(), tempfile.TemporaryDirectory() as tmp:
         for i,o in enumerate(members):
+            # before the learner is opened, since then its loaders have the attributes of twins, which are not provably the same
+            mine = None if isinstance(o, (str,Path)) and Path(o).suffix != '.pth' else _own_dl(own[i], i, ds_idx, dl)
             with _opened(o, learn, cpu) as m:
-                key = known[i][1]
-                if key not in loaders:
-                    loaders[key] = _member_dl(m, known[i], ds_idx, dl)
-                    if sum(k[1] == key for k in known) > 1 and not num_distrib():
+                mine = _own_dl(m, i, ds_idx, dl) if mine is None else mine
+                prep = _prep(mine)
+                kept = first(k for k in shared if provably_same(k[0], prep))
+                if kept is None:
+                    batches,order = _in_order(mine)
+                    if i+1 < len(members) and not num_distrib():
                         (Path(tmp)/str(i)).mkdir()
-                        loaders[key] = _KeptBatches(loaders[key][0], Path(tmp)/str(i)), loaders[key][1]
-                batches,order = loaders[key]
-                res = m.get_preds(dl=batches, act=act, reorder=False, cbs=L(tta))
-                p,t = gathered_in_order(m, res, batches)
+                        batches = _KeptBatches(batches, Path(tmp)/str(i))
+                    shared.append(kept := (prep, batches, order))
+                _,batches,order = kept
+                p,t = gathered_in_order(m, m.get_preds(dl=batches, act=act, reorder=False, cbs=L(tta)), batches)
             del m
             yield (p,t) if order is None else nested_reorder((p,t), order)
 
@@ -267,7 +276,7 @@ def _predictions(members, ds_idx, dl, tta, learn, cpu, act):
 def ensemble_preds(
     learns:Sequence, # Learners, paths of exported learners (.pkl) or of saved weights (.pth), mixed at will
     ds_idx:int=1, # `DataLoader` to predict if `dl` is None. 0: train. 1: valid
-    dl:DataLoader|None=None, # `DataLoader` to predict, for all members; its labels are not needed
+    dl:DataLoader|pd.DataFrame|None=None, # `DataLoader` to predict, for all members; its labels are not needed. Or a table
     weights:Sequence|None=None, # A weight a member; None: all the same
     avg:str='probs', # Average the predictions ('probs') or the raw outputs ('logits')
     tta:Callback|None=None, # Test-time augmentation for each member, such as `FlipTTA('hv')`

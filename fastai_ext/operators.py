@@ -68,7 +68,7 @@ _no_arithmetic = re.compile(r'upsample|grid_sampler|linalg_vector_norm|linspace|
 # %% ../nbs/04a_operators.ipynb #a24339eb
 def is_attention(
     name:str # Name of an operator
-)->bool:
+)->bool: # In the forward pass
     "Is it attention in one of its fused forms?"
     return name == 'flex_attention' or name.startswith('_scaled_dot_product') and 'backward' not in name
 

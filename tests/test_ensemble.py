@@ -282,3 +282,40 @@ def test_an_own_activation_can_average_raw_outputs(tmp_path):
     assert torch.allclose(ensemble_preds(own, avg='logits')[0], want, atol=1e-6)
     other = Learner(dls, net(4), path=tmp_path)
     with pytest.raises(ValueError, match='member 1 has another activation'): ensemble([own[0], other], avg='logits')
+
+# Preprocessing: a decoded batch is shared only where the pipelines are provably the same
+
+def scaled_learner(k, path, **kwargs):
+    block = DataBlock((TransformBlock, CategoryBlock), get_x=lambda i: TensorImage(get_x(i)*k), get_y=get_y, splitter=IndexSplitter(range(13, 30)), **kwargs)
+    return alike(1, block.dataloaders(list(range(30)), bs=4, num_workers=0), path)[0]
+
+def test_constants_of_functions_count(tmp_path):
+    "The functions have the same code and names; what the one around holds differs"
+    learns = [scaled_learner(k, tmp_path) for k in (1, 9)]
+    want = torch.stack(members(learns)).double().mean(0).float()
+    assert torch.equal(ensemble_preds(learns)[0], want)
+    for dl in (learns[0].dls.valid, learns[1].dls.valid, learns[0].dls.test_dl(list(range(13, 30)))):
+        for order in (learns, learns[::-1]): assert torch.allclose(ensemble_preds(order, dl=dl)[0], want, atol=1e-6)
+    with pytest.raises(ValueError, match='or by such as'): ensemble(learns)
+    assert len(ensemble([scaled_learner(2, tmp_path) for _ in range(2)]).model.members) == 2
+
+def test_labels_are_kept_in_any_order(tmp_path):
+    learns = [scaled_learner(k, tmp_path) for k in (1, 9)]
+    dl = learns[0].dls.test_dl(list(range(13, 30)), with_labels=True)
+    for order in (learns, learns[::-1]):
+        assert ensemble_preds(order, dl=dl)[1].tolist() == [get_y(i) for i in range(13, 30)]
+        assert len(ensemble_report(order, dl=dl).table) == 4
+
+def test_tables_with_statistics_of_their_own(tmp_path):
+    from fastai.tabular.all import TabularDataLoaders, Normalize, tabular_learner
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame(dict(b=rng.normal(size=40)*5+3, c=rng.normal(size=40), y=np.arange(40)%2))
+    def _learner(rows):
+        part = pd.concat([df.iloc[rows], df.iloc[30:]], ignore_index=True)
+        dls = TabularDataLoaders.from_df(part, procs=[Normalize], cont_names=['b','c'], y_names='y', y_block=CategoryBlock(), valid_idx=range(15, 25), bs=4)
+        return tabular_learner(dls, layers=[8], path=tmp_path).remove_cb(ProgressCallback)
+    learns = [_learner(range(15)), _learner(range(15, 30))]
+    want = torch.stack(members(learns)).mean(0)
+    assert torch.allclose(ensemble_preds(learns)[0], want, atol=1e-6)
+    assert torch.allclose(ensemble_preds(learns, dl=df.iloc[30:])[0], want, atol=1e-6)
+    with pytest.raises(ValueError, match='pass the DataFrame'): ensemble_preds(learns, dl=learns[0].dls.test_dl(df.iloc[30:]))
