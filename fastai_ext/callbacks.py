@@ -14,7 +14,7 @@ from itertools import chain
 import sys
 from fastai.vision.all import *
 from .core import *
-from .twin import AbsentError, Twins, as_copy, as_meta, data_of, read_batch
+from .twin import AbsentError, Twins, as_copy, as_data, as_meta, data_of, read_batch
 
 # %% ../nbs/06_callbacks.ipynb #66b3bdf8
 def _is_v2(f):
@@ -79,13 +79,13 @@ _skipped = MixedPrecision,NonNativeMixedPrecision,HookCallback,ParamScheduler,Ga
 def _runs(cb): return not isinstance(cb, _skipped) and (hasattr(type(cb), 'before_batch') or 'before_batch' in vars(cb))
 
 def _learner_twin(learn, weights):
-    "A twin of `learn`, the tensors of its model and optimizer made by `weights`, and generators that it shares"
+    "A twin of `learn`, the tensors of its model and optimizer made by `weights`, and the maker"
     state = learn.opt.state.values() if learn.opt else ()
     own = {id(t) for t in [*learn.model.parameters(), *learn.model.buffers(), *(v for o in state for v in o.values())]}
-    twins = Twins(lambda t: weights(t) if id(t) in own else as_copy(t), same=data_of(*learn.dls.loaders))
+    twins = Twins(lambda t: weights(t) if id(t) in own else as_data(t), same=data_of(*learn.dls.loaders))
     res = twins.of(learn)
     if res.opt is None: res.create_opt()
-    return res,twins.rngs()
+    return res,twins
 
 def _train_batch(learn, dl, read):
     "The inputs and targets that the model of the twin `learn` is given for the batch that `read` gives"
@@ -93,7 +93,7 @@ def _train_batch(learn, dl, read):
     def _run(*events):
         for e in events: cbs.map(lambda cb: cb(e))
     learn.n_epoch,learn.epoch,learn.iter,learn.train_iter,learn.pct_train,learn.training = 1,0,0,0,0.,True
-    learn.dl,learn.n_iter = dl,len(dl)
+    learn.dl,learn.n_iter = dl,getattr(dl, 'n', None) and len(dl)
     try:
         _run('before_fit', 'before_epoch', 'before_train')
         learn._split(read())
@@ -112,20 +112,21 @@ def show_train_batch(self:Learner,
 ):
     "Show what the model is given in training, after all transforms and callbacks; nothing is trained and nothing touched"
     dl = getattr(getattr(self, 'dls', None), 'train', None)
-    if dl is None or not len(dl): raise ValueError("The learner has no training data to show a batch of")
+    if dl is None or b is None and not getattr(dl, 'n', 1): raise ValueError("The learner has no training data to show a batch of")
+    if unique and (b is not None or not isinstance(dl, DataLoader)): raise ValueError("unique=True reads one item many times, with a loader of fastai's and without `b`")
     if show and not hasattr(dl, 'show_batch'): raise ValueError(f"A {type(dl).__name__} can't show a batch: show_train_batch(show=False) returns it")
     for weights in (as_meta, as_copy):
-        learn,rngs = _learner_twin(self, weights)
+        learn,twins = _learner_twin(self, weights)
         dl = learn.dls.train
         if unique: dl.get_idxs = lambda: Inf.zeros
         try:
-            with kept_rng(*rngs): res = _train_batch(learn, dl, lambda: self._set_device(read_batch(dl) if b is None else Twins(as_copy).of(b)))
+            with twins.kept(): res = _train_batch(learn, dl, lambda: self._set_device(read_batch(dl) if b is None else Twins(as_copy).of(b)))
             break
         except AbsentError as e: raise ValueError(f"No batch can be had from a copy of the training DataLoader: {e}. Pass one: `show_train_batch(b)`") from e
         except Exception:
             if weights is as_copy: raise
     if not show: return res
-    with kept_rng(*rngs): dl.show_batch(res, max_n=max_n, **kwargs)
+    with twins.kept(): dl.show_batch(res, max_n=max_n, **kwargs)
 
 # %% ../nbs/06_callbacks.ipynb #f768ff77
 _ready = 'lr','mom'

@@ -15,7 +15,6 @@ from fastai.basics import *
 from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from .core import kept_rng
 from .operators import OpCache, attention_products, backward_macs, check_types, is_attention, run_op, shape_of, tensors_in
 from .twin import Twins, as_copy, as_meta, like_tensor
 
@@ -63,11 +62,12 @@ class _Watch(TorchDispatchMode):
         store_attr('run_op,training,custom_ops')
         self.rows = {n: ModuleRow(n, _class_name(m), n.count('.')+1 if n else 0) for n,m in mods.items()}
         self.stack,self.order,self.unknown,self.fields,self.branch = [],[],{},None,False
-        self.macs,self.train_macs = 0,0 if training else None
+        self.macs,self.train_macs,self.thread = 0,0 if training else None,threading.get_ident()
         for r in self.rows.values(): r.train_macs = r.own_train_macs = self.train_macs
         for n,m in mods.items(): self.hook(m, self.rows[n])
 
     def before(self, row, m, args, kwargs):
+        if threading.get_ident() != self.thread: self.unknown['modules in other threads'] = self.unknown.get('modules in other threads', 0)+1
         self.stack.append((row, shape := shape_of([*args, *kwargs.values()])))
         row.calls += 1
         if row.calls > 1: return
@@ -145,6 +145,7 @@ class _Asks(TorchFunctionMode):
     "Notes if code that isn't PyTorch's own asks a tensor where it is. Under it PyTorch's fused transformer layers, which hide their products, are off"
     asked = False
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        if torch.is_autocast_enabled('cpu') or torch.is_autocast_enabled('cuda'): self.asked = True # it would cast what is on the device
         if func in _where_from and not sys._getframe(1).f_code.co_filename.startswith(_torch_dir): self.asked = True
         return func(*args, **(kwargs or {}))
 
@@ -238,21 +239,28 @@ def visible_modules(
     return res
 
 # %% ../nbs/04b_macs.ipynb #924ffff1
-def _run(model, args, kwargs, how, bs, n, fields, training, custom_ops):
+def _eval(model):
+    "`model.eval()`, also where it returns nothing or is refused"
+    try: model.eval()
+    except NotImplementedError:
+        for m in model.modules(): m.training = False
+
+def _run(model, args, kwargs, how, bs, n, fields, training, custom_ops, grad):
     "Run a twin of `model` in one of the three ways, on `n` items"
     run,watch = MacsRun(how, n),None
     try:
         context,tensor,inp = _ways(how, model, bs, n)
         twins = Twins(tensor, shallow=(Learner, Callback, DataLoader, DataLoaders, torch.utils.data.DataLoader))
-        run.model = twins.of(model).eval()
+        run.model = twins.of(model)
+        _eval(run.model)
         run.hooks = _copy_hooks(model, twins)
         args,kwargs = Twins(inp).of((args, kwargs))
         run.in_shape = shape_of([*args, *kwargs.values()])
         watch = _Watch(visible_modules(run.model), _cache if how == 'meta' else run_op, training, custom_ops)
-        with kept_rng(*twins.rngs()), contextlib.nullcontext() if how == 'meta' else _alone(), context, torch.set_grad_enabled(training), _Asks() as asks, watch:
+        with twins.kept(), contextlib.nullcontext() if how == 'meta' else _alone(), context, torch.set_grad_enabled(grad), _Asks() as asks, watch:
             if fields: watch.fields = fields(args)
             run.model(*args, **kwargs)
-    except Exception as e: run.error = e
+    except Exception as e: run.error = e.with_traceback(None) # which would hold the twin
     if not watch: return run
     run.asked = asks.asked
     for o in ('rows', 'order', 'macs', 'train_macs', 'unknown'): setattr(run, o, getattr(watch, o))
@@ -284,8 +292,11 @@ def count_macs(
     "Run a twin of `model`, without data if that can be, and count its multiply-accumulates; `model` isn't touched"
     kwargs = kwargs or {}
     if bs is None: bs = first(t.shape[0] for t in tensors_in([args, kwargs]) if t.ndim) or 1
-    rest = fields,training,custom_ops
+    rest = fields,training,custom_ops,training
     meta = _run(model, args, kwargs, 'meta', bs, bs, *rest)
+    if 'does not require grad' in str(meta.error): # of gradients within the forward pass
+        rest = fields,training,custom_ops,True
+        meta = _run(model, args, kwargs, 'meta', bs, bs, *rest)
     if not (meta.error or meta.asked): return meta
     fake = _run(model, args, kwargs, 'fake', bs, bs, *rest)
     if not fake.error: return fake

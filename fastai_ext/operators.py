@@ -10,7 +10,7 @@ __all__ = ['tensors_in', 'shape_of', 'attention_products', 'is_attention', 'op_m
 
 # %% ../nbs/04a_operators.ipynb #9730134f
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 import contextlib, re
 from fastai.basics import *
 
@@ -18,7 +18,7 @@ from fastai.basics import *
 def _parts(o):
     if isinstance(o, Mapping): return o.values()
     if isinstance(o, (list,tuple,L)): return o
-    return vars(o).values() if is_dataclass(o) and not isinstance(o, type) else ()
+    return [getattr(o, f.name) for f in fields(o)] if is_dataclass(o) and not isinstance(o, type) else ()
 
 def tensors_in(
     o:object # A tensor, or a nest of them

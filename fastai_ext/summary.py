@@ -10,10 +10,9 @@ __all__ = ['ModelSummary', 'summarize']
 # %% ../nbs/04_summary.ipynb #e68ce837
 from fastai.basics import *
 from dataclasses import dataclass, field
-import contextlib, shutil
+import contextlib, importlib, shutil
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves, tree_map
-from .core import kept_rng
 from .macs import ModuleRow, count_macs, first_line, visible_modules
 from .operators import shape_of, tensors_in
 from .receptive import ReceptiveFields
@@ -287,7 +286,7 @@ def _widen(t, n):
 def _batch_shapes(dl, n_inp, twins):
     "Inputs of a batch of `dl`, made by `twins`; and if they are on the meta device a function that gives real ones"
     def _inputs(read):
-        with kept_rng(*twins.rngs()): b = read(dl)
+        with twins.kept(): b = read(dl)
         return tuple(b[:n_inp(b)]) if is_listy(b) else (b,)
     if _is_ordinary(dl):
         with contextlib.suppress(Exception):
@@ -313,6 +312,8 @@ def _footer(learn):
     return res + ['Callbacks: ' + ', '.join(cb.name for cb in learn.cbs.sorted('order'))]
 
 # %% ../nbs/04_summary.ipynb #a39db248
+importlib.import_module('fastai.callback.hook') # whose `summary` would replace this one if it came later
+
 @patch
 def summary(self:Learner,
     *xb:object, # Inputs of the model; default: those of a batch of `dls.train`
@@ -328,7 +329,7 @@ def summary(self:Learner,
     if not xb:
         dls = getattr(self, 'dls', None)
         _check_loader(dl := getattr(dls, 'train', None))
-        def _n_inp(b): return ifnone(vars(dls).get('n_inp') or getattr(dl.dataset, 'n_inp', None) or vars(dl).get('_n_inp'), 1 if len(b) == 1 else len(b)-1)
+        def _n_inp(b): return ifnone(vars(dls).get('n_inp') or getattr(getattr(dl, 'dataset', None), 'n_inp', None) or getattr(dl, '_n_inp', None), 1 if len(b) == 1 else len(b)-1)
         twins = Twins(same=data_of(dl), shallow=(Learner,))
         try: xb,real = _batch_shapes(twins.of(dl), _n_inp, twins)
         except (AbsentError, TwinError) as e: raise ValueError(f"No batch can be had from a copy of the training DataLoader: {e}. "

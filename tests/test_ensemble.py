@@ -113,20 +113,20 @@ def test_interrupted_predictions_leave_the_members(learns):
     assert learns[0].model.training and learns[0].recorder.losses == losses and list(learns[0].cbs) == cbs
     assert torch.equal(torch.get_rng_state(), rng)
 
+seen = SimpleNamespace(items=[])
 class Reads:
-    "Counts what is read; in the class, since a loader has the attributes of its twin meanwhile"
-    items = []
+    "Counts what is read, outside of the loaders, which have the attributes of twins meanwhile"
     def __call__(self, i):
-        Reads.items.append(i)
+        seen.items.append(i)
         return get_x(i)
 
 def test_data_is_decoded_once(tmp_path):
     reads = Reads()
     block = DataBlock((TransformBlock, CategoryBlock), get_x=reads, get_y=get_y, splitter=IndexSplitter(range(13, 30)))
     learns = alike(4, block.dataloaders(list(range(30)), bs=4, num_workers=0), tmp_path)
-    reads.items.clear()
+    seen.items.clear()
     ensemble_preds(learns)
-    assert sorted(reads.items) == list(range(13, 30))
+    assert sorted(seen.items) == list(range(13, 30))
 
 class Scale(Transform):
     def __init__(self, by): self.by = by

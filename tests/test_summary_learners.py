@@ -182,21 +182,21 @@ def test_real_pass_puts_everything_back():
     assert (_values(), _tensors(), copy(m.cache['n'])) == before and not m.lin._forward_hooks
 
 # the shape of a batch from two of its items
+seen = SimpleNamespace(read=[]) # outside of the data set, of which a twin is read
 class _Counted:
-    read = [] # of the class, since a twin of the data set is read
     def __init__(self, n, shape=lambda i: (3,5)): self.n,self.shape = n,shape
     def __len__(self): return self.n
     def __getitem__(self, i):
-        _Counted.read.append(i)
+        seen.read.append(i)
         return torch.zeros(self.shape(i)),torch.tensor(0.)
 
 @pytest.mark.parametrize('n,bs,drop_last,want', [(20,8,True,8), (20,8,False,8), (5,8,False,5), (1,8,False,1), (8,8,True,8)])
 def test_two_items_stand_for_a_batch(n, bs, drop_last, want):
     ds = _Counted(n)
     learn = Learner(DataLoaders.from_dsets(ds, ds, bs=bs, drop_last=drop_last, num_workers=0, shuffle=True), nn.Linear(5,2), loss_func=noop)
-    ds.read.clear()
+    seen.read.clear()
     s = _same(learn)
-    assert ds.read == ([0, n-1] if n > 1 else [0]) and s.in_shape == (want,3,5) == _whole(learn.dls.train)[0] and s.bs == want
+    assert seen.read == ([0, n-1] if n > 1 else [0]) and s.in_shape == (want,3,5) == _whole(learn.dls.train)[0] and s.bs == want
 
 def test_items_of_different_shapes_raise_as_in_fastai():
     ds = _Counted(8, lambda i: (3,5+i))
@@ -208,10 +208,10 @@ def test_items_of_different_shapes_raise_as_in_fastai():
     dict(after_batch=lambda o: torch.cat([o,o]))])
 def test_other_loaders_give_a_whole_batch(kwargs):
     ds = _Counted(12)
-    ds.read.clear()
+    seen.read.clear()
     dls = DataLoaders(*[TfmdDL(ds, bs=4, num_workers=0, **kwargs) for _ in range(2)])
     s = _same(Learner(dls, nn.Linear(5,2), loss_func=noop))
-    assert len(set(ds.read)) >= 4 and s.in_shape == _whole(dls.train)[0]
+    assert len(set(seen.read)) >= 4 and s.in_shape == _whole(dls.train)[0]
 
 def test_loaders_of_a_part_and_with_weights():
     for f in (lambda o: o.partial_dataloaders(6, bs=4, num_workers=0), lambda o: o.weighted_dataloaders(wgts=[1]*8, bs=4, num_workers=0)):

@@ -252,18 +252,18 @@ def test_channels_last(learn, xs):
     for v in tta_views('d4') + tta_views('shift'):
         assert v(xs.to(memory_format=torch.channels_last)).is_contiguous(memory_format=torch.channels_last)
 
-read = [] # of the module, since loaders have the attributes of twins meanwhile
+seen = SimpleNamespace(read=[]) # outside of the loaders, which have the attributes of twins meanwhile
 def read_image(i):
-    read.append(i)
+    seen.read.append(i)
     return TensorImage(image(i))
 
 def test_each_batch_is_read_once():
     block = DataBlock((TransformBlock, CategoryBlock), get_x=read_image, get_y=label, splitter=IndexSplitter(range(9)))
     learn = quiet(Learner(block.dataloaders(list(range(12)), bs=4, num_workers=0), conv_net(), metrics=accuracy))
     for do in (lambda: learn.tta_flip(views='d4'), lambda: learn.tta_report(views=['h','d4','shift'])):
-        read.clear()
+        seen.read.clear()
         do()
-        assert sorted(read) == list(range(9))
+        assert sorted(seen.read) == list(range(9))
 
 def test_shuffled_loaders_come_back_in_order(learn):
     want = learn.tta_flip(ds_idx=0)[0]

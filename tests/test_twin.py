@@ -5,7 +5,7 @@ from collections import deque
 from dataclasses import dataclass
 from fastai.callback.hook import hook_output
 from torch.utils.data import BatchSampler, RandomSampler, TensorDataset
-import gc, pytest, time, weakref
+import functools, gc, pytest, time, weakref
 
 from fastai_ext.callbacks import LayerStats, Record
 from fastai_ext.schedule import BatchScheduler
@@ -111,9 +111,9 @@ def test_hook_held_outside():
         s = summarize(m, x)
         assert h.stored is stored and s.hooks and 'Hook.hook_fn of 0' in repr(s)
 
-means,sizes = [],[] # of the module, since a twin has its own of what a function holds
+means,notes = [],SimpleNamespace(sizes=[]) # in an object, since lists of a module are put back
 def note_size(self, x):
-    if not x.is_meta and type(x) is Tensor: sizes.append(len(x))
+    if not x.is_meta and type(x) is Tensor: notes.sizes.append(len(x))
     return x
 
 def append_mean(i, m, inp, out): means.append(out.mean().item())
@@ -350,19 +350,19 @@ def test_flex_attention_and_cond():
 def test_a_broken_model_is_not_run():
     m = models.resnet50()
     m.fc,m.avgpool = nn.Linear(512,10),nn.Sequential(m.avgpool, F1(note_size))
-    sizes.clear()
+    notes.sizes.clear()
     start = time.perf_counter()
     s = summarize(m, z(64,3,224,224))
-    assert time.perf_counter()-start < 5 and 'in fc (Linear, input 64×2048)' in s.error and s.fallback == '' and sizes == []
+    assert time.perf_counter()-start < 5 and 'in fc (Linear, input 64×2048)' in s.error and s.fallback == '' and notes.sizes == []
 
 def test_a_real_run_takes_one_item_of_a_copy():
-    sizes.clear()
+    notes.sizes.clear()
     def f(self, x):
         note_size(self, x)
         return self.lin(x) if float(x.sum()) == 0 else x
     m = F1(f, lin=nn.Linear(3,4))
     s = summarize(m, z(8,3))
-    assert sizes == [1] and s.total_macs == 12 and 'one item' in repr(s) and (s.bs, s.in_shape) == (1, (1,3))
+    assert notes.sizes == [1] and s.total_macs == 12 and 'one item' in repr(s) and (s.bs, s.in_shape) == (1, (1,3))
     def g(self, x): return x.view(4,-1,3) if float(x.sum()) == 0 else x
     s = summarize(F1(g), z(8,3))
     assert not s.error and s.bs == 8 and '8 items' in repr(s)
@@ -438,6 +438,126 @@ def test_depth_says_what_it_leaves_out():
     s = summarize(models.resnet18(), (3,64,64))
     assert s.depth == 3 and f'… {len(s.rows)-1-len(s.shown())} modules more: depth=None' in repr(s) and 'modules more' not in repr(summarize(nn.Linear(1,1), (1,)))
 
+# --- what is outside of the model ---
+class Positions(nn.Module):
+    "Keeps its encodings in the class"
+    cache = {}
+    def forward(self, x):
+        n = x.shape[1]
+        if n not in self.cache: self.cache[n] = torch.ones(n, 8, device=x.device)
+        return x + self.cache[n]
+
+@functools.lru_cache
+def encodings(n, device): return torch.ones(n, 8, device=device)
+
+class Augment:
+    def __init__(self): self.inner = [SimpleNamespace(rng=np.random.default_rng(0))]
+    def __call__(self): return float(self.inner[0].rng.normal())
+augment,config = Augment(),{'rng': random.Random(0)}
+def noisy(x): return x + augment() + config['rng'].random()
+
+def test_caches_of_classes_and_functions_keep_no_tensor_without_data():
+    x = z(2,5,8)
+    for m in (Positions(), F1(lambda self, x: x + encodings(x.shape[1], x.device))):
+        assert not summarize(m, x).error
+        assert type(m(x)) is Tensor and not m(x).is_meta and not summarize(m, x).error and m(x).sum() == 80
+
+def test_generators_inside_of_variables_of_a_module():
+    def state(): return str(augment.inner[0].rng.bit_generator.state),config['rng'].getstate()
+    before = state()
+    assert not summarize(F1(lambda self, x: noisy(x)), z(2,3)).error and state() == before
+    ds = [(torch.randn(3), torch.tensor(0)) for _ in range(8)]
+    dls = DataLoaders(*[TfmdDL(ds, bs=4, num_workers=0, do_setup=False, after_item=[ItemTransform(lambda o: (noisy(o[0]), o[1]))]) for _ in range(2)])
+    learn = Learner(dls, nn.Linear(3,2), loss_func=CrossEntropyLossFlat())
+    learn.summary()
+    learn.show_train_batch(show=False)
+    assert state() == before
+
+class Cached(torch.utils.data.Dataset):
+    def __init__(self):
+        self.hist,self.rng = [],random.Random(0)
+        self.log,self.draw,self.get = self.hist.append,self.rng.random,functools.lru_cache(self._get)
+    def _get(self, i): return torch.ones(3)*self.draw(),torch.tensor(i%2)
+    def __len__(self): return 8
+    def __getitem__(self, i):
+        self.log(i)
+        return self.get(i)
+
+def test_bound_builtins_and_caches_of_methods_are_the_twins():
+    ds = Cached()
+    learn = Learner(DataLoaders(*[DataLoader(ds, bs=4, num_workers=0) for _ in range(2)]), nn.Linear(3,2), loss_func=CrossEntropyLossFlat())
+    state = ds.rng.getstate()
+    learn.summary()
+    learn.show_train_batch(show=False)
+    assert ds.hist == [] and ds.get.cache_info().currsize == 0 and ds.rng.getstate() == state
+
+class Wrapper:
+    "Delegates to what it holds"
+    def __init__(self, ds): self.ds = ds
+    def __getattr__(self, k): return getattr(self.ds, k)
+    def __len__(self): return len(self.ds)
+    def __getitem__(self, i): return self.ds[i]
+
+def test_loaders_of_all_kinds():
+    ds = list(zip(torch.randn(8,3), torch.randint(0,2,(8,))))
+    class Own(TorchDL):
+        def __iter__(self): return iter([(z(6,3), z(6).long())])
+    for dl in (DataLoader(Wrapper(ds), bs=4, num_workers=0), Own(ds, batch_size=4), [(z(6,3), z(6).long())]):
+        s = Learner(DataLoaders(dl, dl), nn.Linear(3,2), loss_func=CrossEntropyLossFlat()).summary()
+        assert s.error == '' and s.bs == (4 if isinstance(dl, DataLoader) else 6)
+
+class Frees:
+    def __init__(self, path): self.path = path
+    def __del__(self): self.path.unlink()
+
+def test_a_finalizer_does_not_run_twice(tmp_path):
+    path = tmp_path/'f'
+    path.write_text('x')
+    m = F1(lambda self, x: x, res=Frees(path))
+    summarize(m, z(2,3))
+    gc.collect()
+    assert path.exists()
+    del m
+
+# --- more that runs ---
+missing = object()
+@dataclass(slots=True)
+class Slotted:
+    x: Tensor
+
+@pytest.mark.parametrize('f,attrs,macs', [
+    (lambda self, x: self.lin(x) if self.u is missing else self.lin(self.lin(x)), lambda: dict(u=missing), 9),
+    (lambda self, x: self.lin(x)*self.lin.weight.scale, dict, 9), (lambda self, x: Slotted(self.lin(x)), dict, 9)])
+def test_identity_attributes_and_slots(f, attrs, macs):
+    lin = nn.Linear(3,3)
+    lin.weight.scale = 2.
+    s = summarize(F1(f, lin=lin, **attrs()), z(2,3))
+    assert (s.error, s.total_macs) == ('', macs)
+
+def test_gradients_in_the_forward_pass():
+    def f(self, x):
+        x.requires_grad_()
+        return torch.autograd.grad(self.lin(x).sum(), x)[0]
+    s = summarize(F1(f, lin=nn.Linear(3,3)), z(2,3))
+    assert s.error == '' and s.total_macs >= 9
+
+def test_train_without_a_return_value():
+    class M(nn.Linear):
+        def train(self, mode=True): super().train(mode)
+    assert summarize(M(3,4), z(2,3)).total_macs == 12
+
+def test_autocast_in_the_model():
+    def f(self, x):
+        with torch.autocast('cpu', torch.bfloat16): y = self.a(x)
+        return self.b(y)
+    assert 'bfloat16' in summarize(F1(f, a=nn.Linear(3,3), b=nn.Linear(3,3)), z(2,3)).error.lower()
+
+def test_modules_in_other_threads_are_named():
+    from concurrent.futures import ThreadPoolExecutor
+    def f(self, x):
+        with ThreadPoolExecutor(1) as pool: return pool.submit(self.lin, x).result()
+    assert summarize(F1(f, lin=nn.Linear(3,3)), z(2,3)).unknown
+
 # --- threads ---
 def test_threads():
     m,x = models.resnet18().eval(),torch.randn(2,3,64,64)
@@ -477,7 +597,7 @@ def test_twins_keep_identity_and_free_memory():
 
 def test_data_is_shared_and_state_is_not():
     small,many = z(3),list(range(2000))
-    ds = torch.utils.data.ConcatDataset([torch.utils.data.Subset(TensorDataset(z(5,3)), [0,1])])
+    ds = torch.utils.data.ConcatDataset([torch.utils.data.Subset(TensorDataset(z(500,300)), [0,1])])
     a = SimpleNamespace(small=small, many=many, df=pd.DataFrame({'a': [1]}), ds=ds)
     b = Twins(same=data_of(SimpleNamespace(dataset=ds))).of(a)
     assert b.small is not small and b.many is not many and b.many == many and b.df is a.df and b.ds is not ds
