@@ -107,6 +107,7 @@ def _act_alike(a, b):
     def _own(o): return [(type(cb), {k: v for k,v in vars(cb).items() if k != 'learn'}) for cb in _acting_cbs(o)]
     return provably_same(_own(a), _own(b))
 
+# %% ../nbs/09_ensemble.ipynb #bacb6924
 def _new_learner(a, model):
     "A Learner for `model` with what else `a` has that matters for predictions"
     cbs = [copy(o) for o in _acting_cbs(a)]

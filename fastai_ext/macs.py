@@ -238,13 +238,14 @@ def visible_modules(
         if not outer and not (n and isinstance(model, torch.jit.ScriptModule)): res[n] = m
     return res
 
-# %% ../nbs/04b_macs.ipynb #924ffff1
+# %% ../nbs/04b_macs.ipynb #d1b8c9d5
 def _eval(model):
     "`model.eval()`, also where it returns nothing or is refused"
     try: model.eval()
     except NotImplementedError:
         for m in model.modules(): m.training = False
 
+# %% ../nbs/04b_macs.ipynb #924ffff1
 def _run(model, args, kwargs, how, bs, n, fields, training, custom_ops, grad):
     "Run a twin of `model` in one of the three ways, on `n` items"
     run,watch = MacsRun(how, n),None

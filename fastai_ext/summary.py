@@ -169,13 +169,15 @@ def plot(self:ModelSummary,
 def _put_params(mods, rows):
     "Parameters of each module of `mods` into its row, and in `own_params` those that it holds itself and no row before it"
     seen,parents = set(),{n.rpartition('.')[0] for n in mods if n}
-    for n,m in mods.items():
-        ps = {id(p): p for p in m.parameters()}
-        rows[n].params = sum(p.numel() for p in ps.values())
-        rows[n].trainable = sum(p.numel() for p in ps.values() if p.requires_grad)
-        own = {id(p): p for p in m.parameters(recurse=n not in parents)}
-        rows[n].own_params = sum(p.numel() for i,p in own.items() if i not in seen)
-        seen |= own.keys()
+    own = {n: {id(p): p for p in m.parameters(recurse=n not in parents)} for n,m in mods.items()}
+    inside = {n: dict(ps) for n,ps in own.items()}
+    for n in reversed(mods):
+        if n: inside[n.rpartition('.')[0]].update(inside[n])
+        rows[n].params = sum(p.numel() for p in inside[n].values())
+        rows[n].trainable = sum(p.numel() for p in inside[n].values() if p.requires_grad)
+    for n,ps in own.items():
+        rows[n].own_params = sum(p.numel() for i,p in ps.items() if i not in seen)
+        seen |= ps.keys()
 
 def _in_order(rows, order):
     "The rows in execution order, containers that are never called with what is inside them"

@@ -62,6 +62,7 @@ def as_meta(
     else: new = t.detach().to('meta')
     return like_tensor(new, t)
 
+# %% ../nbs/00a_twin.ipynb #9dc30f88
 def as_copy(
     t:Tensor # Of any type, layout and device
 ) -> Tensor: # With memory of its own, without gradient and history
@@ -99,6 +100,7 @@ def _itself(o): return o
 def _new(cls): return object.__new__(cls)
 def _set_attrs(o, attrs): vars(o).update(attrs)
 
+# %% ../nbs/00a_twin.ipynb #557b8b72
 def _set_state(o, state):
     attrs,slots = state if isinstance(state, tuple) else (state, None)
     if attrs: vars(o).update(attrs)
@@ -214,6 +216,7 @@ def _builtin(self:Twins, f):
     "A method of an object, such as `items.append`, is its twin's"
     return f if isinstance(getattr(f, '__self__', None), (type(None),types.ModuleType,type)) else None
 
+# %% ../nbs/00a_twin.ipynb #875f50d1
 def _is_datum(o): return isinstance(o, (str,int,float,bytes,Path,np.ndarray,PIL.Image.Image)) or (isinstance(o, tuple) and all(map(_is_datum, o)))
 
 @patch
@@ -293,6 +296,7 @@ def _refill(o, old):
     o.clear()
     (o.update if isinstance(o, (dict,set)) else o.extend)(old)
 
+# %% ../nbs/00a_twin.ipynb #09a89be8
 @patch(as_prop=True)
 def around(self:Twins):
     "The values of variables of the classes and modules that were met: of one's own, and of installed packages"
