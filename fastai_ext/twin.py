@@ -162,7 +162,7 @@ class Twins(pickle.Pickler):
         super().__init__(self.file, protocol=5)
         self.reader = pickle.Unpickler(self.file)
         self.reader.persistent_load = self.given.__getitem__
-        self.rules = {**dict.fromkeys((str,int,float,bool,type(None),bytes,OrderedDict)), **dict.fromkeys((list,dict,tuple,set), Twins._many),
+        self.rules = {OrderedDict: None, **dict.fromkeys((list,dict,tuple,set), Twins._many),
             types.FunctionType: Twins._function, types.BuiltinFunctionType: Twins._builtin, _AsIs: lambda self, o: o.o}
         self.numbers = {id(o): (o, self._give(o)) for o in same}
 
@@ -183,10 +183,13 @@ class Twins(pickle.Pickler):
         return len(self.given)-1
 
 # %% ../nbs/00a_twin.ipynb #dccf70c2
+_scalars = {str,int,float,bool,type(None),bytes}
+
 @patch
 def persistent_id(self:Twins, o):
     "The number of what is put in the place of `o`; None if it is taken apart"
     t = type(o)
+    if t in _scalars: return None # most are, so first
     if t not in self.rules: self.rules[t] = self._rule(t)
     if id(o) not in self.numbers:
         new = self.rules[t] and self.rules[t](self, o)
