@@ -1,10 +1,10 @@
 """`learn.summary()` against fastai's own summary and torchinfo: time and peak memory
 
-Claim: on ResNet-50 and ViT-B/16 with a batch of 64 x 3 x 224 x 224 on the CPU, ours takes at its peak at most 5% of the memory of the others and is
-some hundred times faster than torchinfo, which runs the whole batch and is handed it ready. fastai's summary loads a batch and runs the model on its
-first item; ours loads two items and runs nothing. With a loader that reads JPEG files of 500 x 375 pixels from a folder, resizes and normalises them,
-which is what users have, ours is more than 10 times faster than fastai's. Where the items are in memory, so that the loader costs next to nothing, what
-is left of fastai's time is one image's arithmetic: ours is some 4 times faster on ResNet-50, 10 times on ViT-B/16.
+Claim: on ResNet-50 and ViT-B/16 with a batch of 64 x 3 x 224 x 224 on the CPU, ours takes at its peak at most 6% of the memory of the others and is
+more than a hundred times faster than torchinfo, which runs the whole batch and is handed it ready. fastai's summary loads a batch and runs the model on its
+first item; ours loads two items and runs a twin of the model without data. With a loader that reads JPEG files of 500 x 375 pixels from a folder, resizes and
+normalises them, which is what users have, ours is some 7 to 9 times faster than fastai's. Where the items are in memory, so that the loader costs next to
+nothing, what is left of fastai's time is one image's arithmetic: ours is 2.6 times faster on ResNet-50, 5 times on ViT-B/16.
 Run: `python benchmarks/summary.py [--runs 5]`; needs `torchinfo`. Times are of repeated calls in one process, interleaved, after one call of each; of
 torchinfo, which takes long, two calls. CPU seconds are those of all threads. The results hold the load of the machine (tasks that want to run).
 "First call" is one call in a new process, imports by the call included. Peak memory is the greatest resident size above the one just before the

@@ -247,16 +247,27 @@ def _leaves(b): return [o for x in b for o in _leaves(x)] if isinstance(b, (tupl
 # %% ../nbs/05_augment.ipynb #442e045f
 class _ImageTransform(RandTransform):
     "A `RandTransform` that draws for each image of the batch"
+    any_size = False # Can masks and further images of another size follow?
     def before_call(self, b, split_idx):
         "Draw for the images of `b`"
         typed,masks,plain = ([o for o in _leaves(b) if f(o)] for f in (risinstance(TensorImage), risinstance(TensorMask), _is_plain))
         self.do,self.plain = bool(typed or plain) and (split_idx==self.split_idx or self.split_idx is None), not typed
-        if self.do and self.inplace: _check_inplace((typed or plain) + masks)
-        if self.do: self.draw(_nchw((typed or plain)[0]))
+        if not self.do: return
+        if self.inplace: _check_inplace((typed or plain) + masks)
+        x = _nchw((typed or plain)[0])
+        self.n,self.size = len(x),x.shape[-2:]
+        for o in (typed or plain)[1:] + masks: self.check_size(o)
+        self.draw(x)
+
+    def check_size(self, x):
+        "Raise a ValueError unless `x` can follow the images"
+        if x.numel() % (self.n*x.shape[-2]*x.shape[-1] or 1): raise ValueError(f"{type(x).__name__} of shape {tuple(x.shape)} does not go with {self.n} images")
+        if x.shape[-2:] != self.size and not self.any_size: raise ValueError(f"{type(self).__name__} moves pixels, and {type(x).__name__} of "
+            f"{x.shape[-2]}×{x.shape[-1]} can't follow images of {self.size[0]}×{self.size[1]} exactly: resize it, or augment before it is made smaller")
 
     def encodes(self, x:TensorImage): return self.image(_nchw(x)).view_as(x)
     def encodes(self, x:Tensor): return self.image(_nchw(x)).view_as(x) if self.plain and _is_plain(x) else x
-    def encodes(self, x:TensorMask): return self.mask(x.as_subclass(Tensor).reshape(-1, 1, *x.shape[-2:])).view(x.shape)
+    def encodes(self, x:TensorMask): return self.mask(x.as_subclass(Tensor).reshape(self.n, -1, *x.shape[-2:])).view(x.shape)
     def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k not in ('drawn','seen')}
 
 # %% ../nbs/05_augment.ipynb #84966212
@@ -272,6 +283,7 @@ class _PatchTransform(_ImageTransform):
 # %% ../nbs/05_augment.ipynb #4311c68e
 class RandErase(_PatchTransform):
     "Erase random patches of each training image"
+    any_size = True # in proportion
     def __init__(self,
         pct:float|tuple=.2, # Part of the height and of the width that a patch takes, or a range (low, high), within (0,1]
         max_num:int=4, # Greatest number of patches an image; each gets 0 to `max_num`
@@ -294,7 +306,7 @@ class RandErase(_PatchTransform):
         _check_fill(self.fill, self.stats, x)
         return self.patches.erase(x, self.drawn, self.fill, self.stats)
     def mask(self, x):
-        "N1HW `x`, erased if there is a `mask_fill`"
+        "NCHW `x`, erased if there is a `mask_fill`"
         return x if self.mask_fill is None else self.patches.erase(x, self.drawn, self.mask_fill, 'batch')
 
 # %% ../nbs/05_augment.ipynb #fbb904a6
@@ -412,10 +424,17 @@ class RandPadCrop(_ImageTransform):
     def crop(self):
         "The arguments as they stand now, checked"
         return _Crop(self.pad, self.pad_mode, self.p, self.batch, self.inplace)
-    def draw(self, x): self.drawn,self.size = self.crop.draw(x),x.shape[-2:]
+    def draw(self, x): self.drawn = self.crop.draw(x)
+    def times(self, x): return [n/m for n,m in zip(x.shape[-2:], self.size)]
+    def check_size(self, x):
+        "Of another size only if it is a whole number of times as large, so that it moves by whole pixels"
+        self.any_size = all(o == int(o) for o in self.times(x))
+        super().check_size(x)
     def image(self, x):
-        "NCHW `x` moved"
-        return self.crop(x, self.drawn)
+        "NCHW `x` moved, by as many times the pixels as it is larger than the images"
+        crop,k = self.crop,list(map(int, self.times(x)))
+        crop.pad = tuple(p*o for p,o in zip(crop.pad, k))
+        return crop(x, self.drawn*self.drawn.new_tensor(k))
     mask = image
     def encodes(self, x:TensorPoint):
         "Points and boxes, in fastai's coordinates from -1 to 1, moved with the images"
@@ -474,6 +493,7 @@ def _starts(device): return torch.randint(0, 4, (2**24,), dtype=torch.uint8, dev
 class RandFlip(_ImageTransform):
     "Mirror each training image at random"
     order,seen = 28,None
+    any_size = True
     def __init__(self,
         p:float=.5, # Probability that an image is mirrored, for each direction
         horizontal:bool=True, # Mirror left and right?

@@ -22,8 +22,12 @@ def _weights(weights, n):
     "`weights` as floats that add up to 1"
     weights = [1.]*n if weights is None else [float(w) for w in weights]
     if len(weights) != n: raise ValueError(f"{len(weights)} weights for {n} members: pass one weight a member")
-    if min(weights) < 0 or sum(weights) <= 0: raise ValueError(f"weights={weights}: weights are at least 0 and not all 0")
+    if not all(0 <= w < math.inf for w in weights) or not 0 < sum(weights) < math.inf: raise ValueError(f"weights={weights}: weights are at least 0 and not all 0")
     return [w/sum(weights) for w in weights]
+
+def _as_list(learns):
+    if isinstance(learns, (str,Path,Learner)): raise TypeError(f"learns is a list of members, got one, {learns!r}: put it in a list")
+    return list(learns)
 
 def _check_avg(avg):
     if avg not in ('probs','logits'): raise ValueError(f"avg={avg!r} is neither 'probs' nor 'logits'")
@@ -93,7 +97,14 @@ class EnsembleModel(Module):
     def forward(self, *xb):
         models,weights = zip(*[(m,w) for m,w in zip(self.members, self.weights) if w])
         outs = _stacked(models, xb) if self.stack and not self.training else (m(*xb) for m in models)
-        return mean_outputs(outs, weights, self.link)
+        rest = []
+        def _first(o):
+            "The output itself, of models that return more, such as those for text"
+            if not isinstance(o, (tuple,list)): return o
+            rest[:] = o[1:]
+            return o[0]
+        res = mean_outputs(map(_first, outs), weights, self.link)
+        return (res, *rest) if rest else res
     def extra_repr(self): return f"weights={[round(w, 4) for w in self.weights]}, link={self.link}, stack={self.stack}"
 
 # %% ../nbs/09_ensemble.ipynb #68d0db83
@@ -111,7 +122,9 @@ def _act_alike(a, b):
 def _new_learner(a, model):
     "A Learner for `model` with what else `a` has that matters for predictions"
     cbs = [copy(o) for o in _acting_cbs(a)]
-    return Learner(a.dls, model, loss_func=a.loss_func, metrics=[copy(o) for o in a.metrics], path=a.path, model_dir=a.model_dir, cbs=cbs)
+    res = Learner(a.dls, model, loss_func=a.loss_func, metrics=[copy(o) for o in a.metrics], path=a.path, model_dir=a.model_dir, cbs=cbs)
+    res.__class__ = type(a) # a learner for tables or text predicts single items in its own way
+    return res
 
 def ensemble(
     learns:Sequence, # Trained learners; their architectures may differ
@@ -120,7 +133,7 @@ def ensemble(
     stack:bool=False # Predict with members of one architecture by one batched call? It depends on model and machine if that is faster
 ) -> Learner: # With the first member's data, loss function, metrics and folder
     "A Learner whose model averages those of `learns`"
-    learns = list(learns)
+    learns = _as_list(learns)
     _check_avg(avg)
     _check_learners(learns)
     for i,o in enumerate(learns):
@@ -285,7 +298,7 @@ def ensemble_preds(
     cpu:bool=True # Load exported learners on the CPU, as `load_learner` does?
 ) -> tuple: # Predictions and targets, as `get_preds` returns them
     "The weighted average of the members' predictions, one model in memory at a time"
-    members = list(learns)
+    members = _as_list(learns)
     _check_avg(avg)
     weights,act = _weights(weights, len(members)) if members else [],noop if avg == 'logits' else None
     res = None
@@ -386,7 +399,9 @@ def ensemble_report(
     cpu:bool=True # Load exported learners on the CPU, as `load_learner` does?
 ) -> EnsembleReport: # `table`, `disagreement`, `chosen`, `weights`
     "Each member's loss and metrics, the ensemble's, and the members that a greedy selection keeps"
-    members,n = list(learns),len(list(learns))
+    members = _as_list(learns)
+    n = len(members)
+    if rounds < 1: raise ValueError(f"rounds={rounds}: the selection tries at least one member")
     _check_avg(avg)
     ref = ifnone(learn, members[0] if members and isinstance(members[0], Learner) else None)
     if ref is None: raise ValueError("the members are paths: pass `learn=`, a Learner with the loss function and metrics to score by")
@@ -404,10 +419,11 @@ def ensemble_report(
     return EnsembleReport(pd.DataFrame(rows), apart, chosen, [chosen.count(i)/len(chosen) for i in range(n)])
 
 # %% ../nbs/09_ensemble.ipynb #18a421cb
-def _renew_bn(learn):
-    "Compute the batch-norm statistics of `learn.model` on the training data"
-    bns = [m for m in learn.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    if not bns: return
+def _batch_norms(model): return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+
+def _renew_bn(learn, dl):
+    "Compute the batch-norm statistics of `learn.model` on the data of `dl`"
+    bns = _batch_norms(learn.model)
     moms = [m.momentum for m in bns]
     for m in bns:
         m.reset_running_stats()
@@ -415,8 +431,8 @@ def _renew_bn(learn):
     device = first(learn.model.parameters()).device
     try:
         learn.model.train()
-        with torch.no_grad(), undisturbed(learn):
-            for b in learn.dls.train: learn.model(*to_device(b, device)[:getattr(learn.dls, 'n_inp', 1)])
+        with torch.no_grad(), undisturbed(learn, dl):
+            for b in dl: learn.model(*to_device(b, device)[:getattr(learn.dls, 'n_inp', 1)])
     finally:
         for m,mom in zip(bns, moms): m.momentum = mom
         learn.model.eval()
@@ -424,18 +440,23 @@ def _renew_bn(learn):
 # %% ../nbs/09_ensemble.ipynb #473b1027
 def model_soup(
     learns:Sequence, # Trained learners of one architecture, fine-tuned from the same start
-    weights:Sequence|None=None # A weight a member; None: all the same
+    weights:Sequence|None=None, # A weight a member; None: all the same
+    dl:DataLoader|None=None # Data for the batch-norm statistics; None: the first member's training data
 ) -> Learner: # A new one; the members keep their weights
     "A Learner whose weights are the average of the members', with batch-norm statistics from the training data"
-    learns = list(learns)
+    learns = _as_list(learns)
     _check_learners(learns)
     a,weights = learns[0],_weights(weights, len(learns))
     states = [get_model(o.model).state_dict() for o in learns]
     for i,state in enumerate(states): _check_state(state, a.model, i)
     model = deepcopy(get_model(a.model))
-    mean = {k: sum(s[k].to(v.device).double()*w for s,w in zip(states, weights)).to(v.dtype) if v.is_floating_point() else v
+    dl = ifnone(dl, a.dls.train)
+    if _batch_norms(model) and not len(dl): raise ValueError("The models have batch norm, whose statistics are those of data, and the first member has no training data, "
+        "as after `load_learner`: pass `dl=`")
+    # in float64, which not every device has
+    mean = {k: sum(s[k].cpu().double()*w for s,w in zip(states, weights)).to(v.dtype) if v.is_floating_point() else v
         for k,v in states[0].items()}
     model.load_state_dict(mean)
     res = _new_learner(a, model)
-    _renew_bn(res)
+    if _batch_norms(model): _renew_bn(res, dl)
     return res

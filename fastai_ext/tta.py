@@ -91,9 +91,21 @@ def tta_views(
         if views != 'shift': raise ValueError(f"views={views!r} is not one of 'h', 'v', 'hv', 'd4', 'shift', nor a list of views")
         shifts = [ShiftView(d, d, h, weight=.125) for d in (-1,1) for h in ft]
         return [DihedralView(h, weight=.25) for h in ft] + shifts
-    views = [o if isinstance(o, TTAView) else TTAView(o) for o in views]
+    views = list(views)
     if not views: raise ValueError("views is empty: name a set such as 'h', or give at least one view")
+    for o in views:
+        if not callable(o): raise TypeError(f"views is the name of a set, or a list of views, which are functions, and {o!r} is none")
+    views = [o if isinstance(o, TTAView) else TTAView(o) for o in views]
+    weights = [o.weight for o in views]
+    if not all(0 <= w < math.inf for w in weights) or not sum(weights): raise ValueError(f"weights of views are numbers of at least 0, and not all 0, got {weights}")
     return views
+
+def _with_data(learn, ds_idx, dl):
+    "`dl`, or the learner's own loader `ds_idx`; a ValueError if that has no data"
+    if dl is not None: return dl
+    dl = learn.dls[ds_idx] if ds_idx < len(learn.dls.loaders) else None
+    if dl is None or not getattr(dl, 'n', 1): raise ValueError(f"The learner has no data to predict, as after `load_learner` (ds_idx={ds_idx}): pass `dl=`")
+    return dl.new(shuffle=False, drop_last=False)
 
 # %% ../nbs/08_tta.ipynb #e287e164
 def _is_image(o): return isinstance(o, TensorImageBase) or (type(o) in (Tensor,TensorBase) and o.ndim == 4)
@@ -142,8 +154,7 @@ class FlipTTA(Callback):
         self._link = self._find_link()
     def _find_link(self):
         if self.avg == 'logits': return 'none',None
-        link = output_link(getcallable(self.loss_func, 'activation'))
-        return output_link(self.act) if link[0] == 'none' and self.act is not None else link
+        return output_link(ifnone(self.act, getcallable(self.loss_func, 'activation')))
 
     def before_batch(self):
         self._flags = _images(self.xb)
@@ -194,7 +205,8 @@ def tta_flip(self:Learner,
     "`get_preds`, averaged over `views` of each image, in one pass over the data"
     cb = FlipTTA(views, avg=avg, output=output, act=act)
     with undisturbed(self):
-        if dl is None or num_distrib() > 1: dl = ifnone(dl, self.dls[ds_idx]).new(shuffle=False, drop_last=False)
+        dl = _with_data(self, ds_idx, dl)
+        if num_distrib() > 1: dl = dl.new(shuffle=False, drop_last=False)
         with self.removed_cbs(_flip_ttas(self)): res = self.get_preds(dl=dl, act=act, cbs=L(cbs)+cb, **get_preds_args)
     return gathered_in_order(self, res, dl)
 
@@ -289,7 +301,7 @@ def tta_report(self:Learner,
     if not isinstance(views, Mapping): views = {o: o for o in views}
     cb = _CompareTTA(views, avg=avg, output=output)
     with undisturbed(self):
-        dl = self.dls[ds_idx].new(shuffle=False, drop_last=False) if dl is None else dl
+        dl = _with_data(self, ds_idx, dl)
         with self.removed_cbs(_flip_ttas(self)): self.validate(ds_idx, dl, cbs=L(cbs)+cb)
         table = pd.DataFrame([_report_row(cb, k) for k in cb.sets])
     for c in ('fixed','broke'):

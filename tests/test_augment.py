@@ -677,3 +677,31 @@ def test_bad_arguments(f, word):
 def test_not_a_tensor():
     "A PIL image or an array is refused with a hint"
     with pytest.raises(TypeError, match='ToTensor'): rand_flip(PILImage.create(np.zeros((4,4,3), 'uint8')))
+
+@pytest.mark.parametrize('t', [RandErase(fill=.5, mask_fill=.5, pct=.4), RandCopy(), RandFlip(vertical=True), RandPadCrop(3)])
+@pytest.mark.parametrize('c', [1,3])
+def test_mask_of_channels_follows(t, c):
+    "A mask (n,c,h,w) that equals the image still does"
+    set_seed(0)
+    x = torch.rand(6,c,12,12)
+    for _ in range(3):
+        a,b = t((TensorImage(x.clone()),TensorMask(x.clone())), split_idx=0)
+        assert torch.equal(plain(a), plain(b)) and type(b) is TensorMask and not torch.equal(plain(a), x)
+
+@pytest.mark.parametrize('k', [2,(1,3)])
+def test_crop_of_a_larger_mask_is_exact(k):
+    "A mask, or a target image, of a whole number of times the size moves by as many times the pixels"
+    set_seed(1)
+    ky,kx = k if isinstance(k, tuple) else (k,k)
+    x = torch.rand(5,1,8,8)
+    big = x.repeat_interleave(ky, 2).repeat_interleave(kx, 3)
+    for cls in (TensorMask,TensorImage):
+        a,b = RandPadCrop(2, pad_mode=PadMode.Zeros)((TensorImage(x),cls(big)), split_idx=0)
+        assert torch.equal(plain(b), plain(a).repeat_interleave(ky, 2).repeat_interleave(kx, 3))
+
+def test_sizes_that_cant_follow_are_refused():
+    x,small,large = TensorImage(torch.rand(4,3,32,32)),TensorMask(torch.zeros(4,8,8)),TensorMask(torch.zeros(4,64,64))
+    for t,m in ((RandPadCrop(4),small), (RandCopy(),small), (RandCopy(),large), (RandPadCrop(2),TensorMask(torch.zeros(4,48,48)))):
+        with pytest.raises(ValueError, match="can't follow images of 32×32"): t((x,m), split_idx=0)
+    for t in (RandFlip(), RandErase(mask_fill=1)): assert t((x,small), split_idx=0)[1].shape == (4,8,8)
+    with pytest.raises(ValueError, match='does not go with 4 images'): RandFlip()((x,TensorMask(torch.zeros(3,32,32))), split_idx=0)

@@ -319,3 +319,43 @@ def test_tables_with_statistics_of_their_own(tmp_path):
     assert torch.allclose(ensemble_preds(learns)[0], want, atol=1e-6)
     assert torch.allclose(ensemble_preds(learns, dl=df.iloc[30:])[0], want, atol=1e-6)
     with pytest.raises(ValueError, match='pass the DataFrame'): ensemble_preds(learns, dl=learns[0].dls.test_dl(df.iloc[30:]))
+
+def test_one_member_is_not_a_list_of_letters(learns, tmp_path):
+    for f in (ensemble, ensemble_preds, ensemble_report, model_soup):
+        for o in ('a.pkl', Path('a.pkl'), learns[0]):
+            with pytest.raises(TypeError, match='put it in a list'): f(o)
+    with pytest.raises(ValueError, match='rounds=0'): ensemble_report(learns, rounds=0)
+    for w in ([1,math.nan,1], [1,math.inf,1], [1e308,1e308,1e308]):
+        with pytest.raises(ValueError, match='at least 0'): ensemble(learns, weights=w)
+    assert len(ensemble_report(o for o in learns).table) == 5
+
+def test_soup_of_loaded_learners_needs_data(learns, tmp_path):
+    for i in range(2): alike(1, learns[0].dls, tmp_path)[0].export(f'{i}.pkl')
+    loaded = [load_learner(tmp_path/f'{i}.pkl') for i in range(2)]
+    with pytest.raises(ValueError, match='pass `dl=`'): model_soup(loaded)
+    soup = model_soup(loaded, dl=learns[0].dls.train)
+    assert soup.model[1].running_mean.abs().sum() > 0 and (soup.model[1].running_var != 1).all()
+
+def test_models_that_return_more_than_the_output(tmp_path):
+    "As those for text do, whose callback takes the first"
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = net(4)
+        def forward(self, x): return self.body(x),x.mean()
+    class First(Callback):
+        def after_pred(self): self.learn.pred = self.pred[0]
+    dls = make_dls()
+    learns = [Learner(dls, Two(), path=tmp_path, cbs=First()).remove_cb(ProgressCallback) for _ in range(2)]
+    want = torch.stack(members(learns)).mean(0)
+    assert torch.allclose(ensemble_preds(learns)[0], want, atol=1e-6)
+    ens = ensemble(learns).remove_cb(ProgressCallback)
+    assert torch.allclose(ens.get_preds()[0], want, atol=1e-6)
+
+def test_an_ensemble_predicts_rows_of_a_table(tmp_path):
+    from fastai.tabular.all import TabularDataLoaders, Normalize, tabular_learner
+    df = pd.DataFrame(dict(b=np.arange(24.), y=np.arange(24)%2))
+    dls = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=['b'], y_names='y', y_block=CategoryBlock(), valid_idx=range(8), bs=4)
+    learns = [tabular_learner(dls, layers=[4], path=tmp_path).remove_cb(ProgressCallback) for _ in range(2)]
+    ens = ensemble(learns).remove_cb(ProgressCallback)
+    assert len(ens.predict(df.iloc[0])) == 3

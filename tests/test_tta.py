@@ -310,3 +310,27 @@ def test_report_counts_and_p_value(learn):
         assert table.loc[i, ['fixed','broke']].tolist() == [fixed, broke]
         assert table['p'][i] == pytest.approx(binomtest(fixed, fixed+broke).pvalue if fixed+broke else 1)
         assert table.loc[i, ['loss','accuracy']].tolist() == pytest.approx(learn.validate(cbs=FlipTTA(views))[:2])
+
+class Same(Module):
+    def __init__(self): self.lin = nn.Linear(192, 3)
+    def forward(self, x): return self.lin(x.flatten(1))
+
+@pytest.mark.parametrize('act', [torch.sigmoid, noop, None])
+def test_activations_that_are_not_the_loss_functions(learn, act):
+    "Views that are all the same give what `get_preds` gives"
+    want = learn.get_preds(act=act)[0]
+    assert torch.allclose(learn.tta_flip(views=[noop, noop], act=act)[0], want, atol=1e-6)
+    with pytest.raises(ValueError, match="avg='logits'"): learn.tta_flip(act=torch.tanh)
+
+def test_a_learner_without_data_says_so(learn, tmp_path):
+    learn.path = tmp_path
+    learn.export('a.pkl')
+    bare = quiet(load_learner(tmp_path/'a.pkl'))
+    for f in (bare.tta_flip, bare.tta_report):
+        with pytest.raises(ValueError, match='pass `dl=`'): f()
+    dl = bare.dls.test_dl(list(range(13, 30)))
+    assert torch.allclose(bare.tta_flip(dl=dl)[0], learn.tta_flip()[0], atol=1e-6)
+
+def test_views_and_weights_are_checked_before_work(learn):
+    for views,exc in ((['h'],TypeError), ([DihedralView(weight=0.)],ValueError), ([DihedralView(weight=math.nan)],ValueError), ([DihedralView(weight=-1.), noop],ValueError)):
+        with pytest.raises(exc): FlipTTA(views)
