@@ -22,9 +22,11 @@ def _weights(weights, n):
     "`weights` as floats that add up to 1"
     weights = [1.]*n if weights is None else [float(w) for w in weights]
     if len(weights) != n: raise ValueError(f"{len(weights)} weights for {n} members: pass one weight a member")
-    if not all(0 <= w < math.inf for w in weights) or not 0 < sum(weights) < math.inf: raise ValueError(f"weights={weights}: weights are at least 0 and not all 0")
+    if not all(0 <= w < math.inf for w in weights) or not 0 < sum(weights) < math.inf:
+        raise ValueError(f"weights={weights}: weights are at least 0 and not all 0, and finite")
     return [w/sum(weights) for w in weights]
 
+# %% ../nbs/09_ensemble.ipynb #854aa739
 def _as_list(learns):
     if isinstance(learns, (str,Path,Learner)): raise TypeError(f"learns is a list of members, got one, {learns!r}: put it in a list")
     return list(learns)

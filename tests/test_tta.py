@@ -332,5 +332,6 @@ def test_a_learner_without_data_says_so(learn, tmp_path):
     assert torch.allclose(bare.tta_flip(dl=dl)[0], learn.tta_flip()[0], atol=1e-6)
 
 def test_views_and_weights_are_checked_before_work(learn):
-    for views,exc in ((['h'],TypeError), ([DihedralView(weight=0.)],ValueError), ([DihedralView(weight=math.nan)],ValueError), ([DihedralView(weight=-1.), noop],ValueError)):
-        with pytest.raises(exc): FlipTTA(views)
+    with pytest.raises(TypeError, match="'h' is none"): learn.tta_flip(views=['h'])
+    for views in ([DihedralView(weight=0.)], [DihedralView(weight=math.nan)], [DihedralView(weight=-1.), noop]):
+        with pytest.raises(ValueError, match='weights of views'): FlipTTA(views)
