@@ -320,18 +320,23 @@ def fit_ensemble(
     fit:Callable, # Trains the Learner that it is given
     path:str|Path|None=None, # Folder of the members' weights; None: the Learner's own, `learn.path/learn.model_dir`
     name:str='member', # Start of the file names; the seed follows
-    seed:int=0 # Member i is made and trained with `seed+i`
+    seed:int=0, # Member i is made and trained with `seed+i`
+    retrain:bool=False # Train members again that have been trained before?
 ) -> L: # The trained learners
-    "Train `n` members from different seeds; saved as they finish, and loaded if they have been trained before"
+    "Train `n` members from different seeds; saved as they finish, and loaded, which is said, if they have been trained before"
     if n < 1: raise ValueError(f"n={n}: an ensemble needs at least one member")
-    return L(_fit_member(make_learner, fit, path, name, seed+i) for i in progress_bar(range(n)))
+    return L(_fit_member(make_learner, fit, path, name, seed+i, retrain) for i in progress_bar(range(n)))
 
-def _fit_member(make_learner, fit, path, name, seed):
+def _fit_member(make_learner, fit, path, name, seed, retrain):
     with kept_rng():
         set_seed(seed)
         learn = make_learner()
         file = Path(ifnone(path, learn.path/learn.model_dir))/f'{name}_seed{seed}.pth'
-        if file.is_file(): load_model(file, learn.model, None, with_opt=False, device=learn.dls.device)
+        if file.is_file() and not retrain:
+            try: _check_state(_state(file), learn.model, seed)
+            except ValueError as e: raise ValueError(f"{file} is of another net: {e}. Pass `retrain=True`, or another `path` or `name`") from e
+            load_model(file, learn.model, None, with_opt=False, device=learn.dls.device)
+            print(f'{file.name} was trained before and is loaded; retrain=True trains it anew')
         else:
             for dl in learn.dls.loaders: dl.rng = random.Random(seed)
             set_seed(seed)

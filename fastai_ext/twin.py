@@ -279,12 +279,16 @@ _installed = tuple(sysconfig.get_paths()[o] for o in ('purelib', 'platlib', 'std
 def _is_installed(m): return (getattr(m, '__file__', None) or '').startswith(_installed) or m.__name__ in sys.builtin_module_names
 def _values(o): return [v for k,v in list(vars(o).items()) if not k.startswith('__')]
 
+# of no type in which generators are looked for
+_opaque = functools.lru_cache(None)(lambda t: issubclass(t, (str,int,float,type(None),Tensor,np.ndarray,nn.Module,Learner,pd.DataFrame,type,types.FunctionType,
+    types.BuiltinFunctionType)))
+
 def _rngs_in(values, most=20_000):
     "Random generators in `values` and in what these hold, models and data aside"
-    todo,met = list(values),set()
+    todo,met = [o for o in values if not _opaque(type(o))],set()
     while todo and len(met) < most:
         o = todo.pop()
-        if id(o) in met or isinstance(o, (str,int,float,type(None),Tensor,np.ndarray,nn.Module,Learner,pd.DataFrame,type,types.FunctionType)): continue
+        if id(o) in met or _opaque(type(o)): continue
         met.add(id(o))
         if isinstance(o, _rngs): yield o
         elif isinstance(o, types.ModuleType): todo += [] if _is_installed(o) else _values(o)

@@ -190,6 +190,19 @@ def test_resumed_members_are_those_of_an_uninterrupted_run(tmp_path):
     assert not torch.equal(whole[0].model[0].weight, whole[1].model[0].weight)
     with pytest.raises(ValueError, match='n=0'): fit_ensemble(make, 0, small_fit)
 
+def test_what_was_trained_before_is_said_or_trained_anew(tmp_path, capsys):
+    dls = make_dls()
+    def make(): return alike(1, dls, tmp_path)[0]
+    def forbidden(learn): 1/0
+    first = fit_ensemble(make, 2, small_fit, path=tmp_path/'a')
+    assert 'trained before' not in capsys.readouterr().out
+    again = fit_ensemble(make, 2, forbidden, path=tmp_path/'a')
+    assert capsys.readouterr().out.count('was trained before and is loaded') == 2
+    assert torch.equal(again[1].model[0].weight, first[1].model[0].weight)
+    with pytest.raises(ZeroDivisionError): fit_ensemble(make, 2, forbidden, path=tmp_path/'a', retrain=True)
+    other = Learner(dls, net(7), path=tmp_path)
+    with pytest.raises(ValueError, match='of another net.*retrain=True'): fit_ensemble(lambda: other, 1, forbidden, path=tmp_path/'a')
+
 def test_report_is_what_validate_says(learns):
     rep = ensemble_report(learns)
     for i,o in enumerate(learns): assert rep.table.loc[i, ['loss','accuracy']].tolist() == pytest.approx(list(o.validate()), abs=1e-5)
