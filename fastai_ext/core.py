@@ -76,7 +76,7 @@ def undisturbed(
     loaders,others = Twins(same=same, share_rest=True),Twins(same=same, shared=(nn.Module,Tensor), share_rest=True)
     restores += [_swap(dls, loaders), _swap(parts, others)]
     try:
-        with kept_rng(*rngs), loaders.kept(): yield learn
+        with kept_rng(*rngs, *loaders.rngs()): yield learn
     finally:
         for m,mode in modes: m.training = mode
         for restore in reversed(restores): restore()

@@ -315,6 +315,11 @@ def around(self:Twins):
 
 # %% ../nbs/00a_twin.ipynb #a17be8e8
 @patch
+def rngs(self:Twins)->list: # Of Python's, NumPy's and PyTorch's
+    "Random generators that twins have in common with their originals"
+    return list(_rngs_in(self.around[0]))
+
+@patch
 @contextmanager
 def kept(self:Twins):
     "Put back what twins have in common with their originals, and the random states"

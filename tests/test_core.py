@@ -52,6 +52,31 @@ def test_undisturbed_loaders_go_on_working(learn):
         assert len(list(dl)) == 1
     assert vars(dl) == before and len(list(dl)) == n
 
+collected = []
+class Collect(Callback):
+    "Keeps what is predicted, in a variable of the module"
+    def after_pred(self): collected.append(len(self.pred))
+
+def test_undisturbed_leaves_what_is_collected(learn):
+    collected.clear()
+    with undisturbed(learn), learn.no_bar(): learn.get_preds(cbs=Collect())
+    assert sum(collected) == len(learn.dls.valid_ds)
+
+def test_undisturbed_keeps_the_recorder_in_the_middle_of_a_fit():
+    class Look(Callback):
+        order = 100
+        def after_batch(self):
+            if self.on and self.training:
+                with undisturbed(self.learn): self.learn.get_preds()
+    res = []
+    for on in (False,True):
+        set_seed(1)
+        learn = synth_learner(cbs=Look())
+        learn.cbs[-1].on = on
+        with learn.no_bar(), learn.no_logging(): learn.fit(2)
+        res.append([list(o) for o in learn.recorder.values])
+    assert res[0] == res[1]
+
 def test_undisturbed_with_loaders_that_are_lists(learn):
     learn.dls = DataLoaders([learn.dls.one_batch()], [learn.dls.one_batch()])
     with undisturbed(learn): learn.validate()
