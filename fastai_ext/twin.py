@@ -182,6 +182,19 @@ class Twins(pickle.Pickler):
         self.given.append(o)
         return len(self.given)-1
 
+    @contextmanager
+    def kept(self):
+        "Put back what twins have in common with their originals, and the random states"
+        own,others = self.around
+        olds = [(v, copy(v)) for v in own if type(v) in (dict,list,set,OrderedDict,defaultdict) and len(v) < 10*self.many]
+        caches = [(v, v.cache_info().currsize) for v in [*own, *others] if isinstance(v, _cached)]
+        try:
+            with kept_rng(*_rngs_in(own)): yield
+        finally:
+            for v,old in olds: _refill(v, old)
+            for v,n in caches:
+                if v.cache_info().currsize != n: v.cache_clear()
+
 # %% ../nbs/00a_twin.ipynb #dccf70c2
 _scalars = {str,int,float,bool,type(None),bytes}
 
@@ -318,20 +331,6 @@ def around(self:Twins):
 def rngs(self:Twins)->list: # Of Python's, NumPy's and PyTorch's
     "Random generators that twins have in common with their originals"
     return list(_rngs_in(self.around[0]))
-
-@patch
-@contextmanager
-def kept(self:Twins):
-    "Put back what twins have in common with their originals, and the random states"
-    own,others = self.around
-    olds = [(v, copy(v)) for v in own if type(v) in (dict,list,set,OrderedDict,defaultdict) and len(v) < 10*self.many]
-    caches = [(v, v.cache_info().currsize) for v in [*own, *others] if isinstance(v, _cached)]
-    try:
-        with kept_rng(*_rngs_in(own)): yield
-    finally:
-        for v,old in olds: _refill(v, old)
-        for v,n in caches:
-            if v.cache_info().currsize != n: v.cache_clear()
 
 # %% ../nbs/00a_twin.ipynb #7ed631f6
 def _is_collection(o): return hasattr(o, '__dict__') and hasattr(type(o), '__getitem__') and not isinstance(o, (Pipeline,nn.Module,type))
