@@ -203,6 +203,9 @@ def _check_fill(fill, stats, x=None):
     if fill not in _fills and not (nums and all(isinstance(o, (int,float)) for o in nums)):
         raise ValueError(f"fill is a number, one number a channel, or one of {_fills}, got {fill!r}")
     if x is None: return
+    if fill not in _fills and not (x.is_floating_point() or x.dtype==torch.bool):
+        info = torch.iinfo(x.dtype)
+        if not all(info.min <= o <= info.max for o in nums): raise ValueError(f"fill={fill!r} does not fit into {x.dtype}, which goes from {info.min} to {info.max}")
     if fill=='pixel' and not x.is_floating_point(): raise ValueError(f"fill='pixel' needs floating point images, got {x.dtype}; use 'noise'")
     if is_listy(fill) and len(fill)!=x.shape[1]: raise ValueError(f"fill has {len(fill)} numbers, the images have {x.shape[1]} channels")
 

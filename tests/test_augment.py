@@ -705,3 +705,9 @@ def test_sizes_that_cant_follow_are_refused():
         with pytest.raises(ValueError, match="can't follow images of 32×32"): t((x,m), split_idx=0)
     for t in (RandFlip(), RandErase(mask_fill=1)): assert t((x,small), split_idx=0)[1].shape == (4,8,8)
     with pytest.raises(ValueError, match='does not go with 4 images'): RandFlip()((x,TensorMask(torch.zeros(3,32,32))), split_idx=0)
+
+def test_fill_has_to_fit_the_type():
+    x = torch.zeros(2,3,8,8,dtype=torch.uint8)
+    for fill in (300, -1., (0,0,256)):
+        with pytest.raises(ValueError, match='does not fit into torch.uint8'): rand_erase(x, fill=fill)
+    assert rand_erase(x, fill=255, pct=1., max_num=1, p=1.).max() in (0,255)
