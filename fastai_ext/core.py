@@ -170,8 +170,11 @@ def gathered_in_order(
     world:int|None=None # Number of processes; None: as many as there are
 )->tuple: # `res`, its items in the order of `dl`
     "Put predictions that several processes made in the order of the items; nothing is done to those of one process"
-    if world is None: world = num_distrib() if hasattr(learn, 'distributed_trainer') else 1
+    if world is None: world = num_distrib()
     if world < 2: return res
+    if learn is not None and not hasattr(learn, 'distributed_trainer'):
+        # each process predicted all items, and each batch comes once a process
+        return nested_reorder(res, tensor([s*world+i for s in range(0, dl.n, dl.bs) for i in range(min(dl.bs, dl.n-s))]))
     per = math.ceil(dl.n/world)
     idxs = [r*per+i for s in range(0, per, dl.bs) for r in range(world) for i in range(s, min(s+dl.bs, per))]
     return nested_reorder(res, tensor([i for i in idxs if i < dl.n]).argsort())

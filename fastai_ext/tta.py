@@ -206,7 +206,9 @@ def tta_flip(self:Learner,
     cb = FlipTTA(views, avg=avg, output=output, act=act)
     with undisturbed(self):
         dl = _with_data(self, ds_idx, dl)
-        if num_distrib() > 1: dl = dl.new(shuffle=False, drop_last=False)
+        if num_distrib() > 1:
+            dl = dl.new(shuffle=False, drop_last=False)
+            get_preds_args['reorder'] = False # fastai would take the first rows of what several processes gathered
         with self.removed_cbs(_flip_ttas(self)): res = self.get_preds(dl=dl, act=act, cbs=L(cbs)+cb, **get_preds_args)
     return gathered_in_order(self, res, dl)
 
@@ -260,7 +262,7 @@ class _CompareTTA(FlipTTA):
         f,y = self.loss_func,self.yb[0]
         dec = getcallable(f, 'decodes')(getcallable(f, 'activation')(pred))
         if not self.labels or len(self.yb) > 1 or y.ndim > 2 or dec.shape != y.shape: return None
-        return (dec == y).reshape(len(y), -1).all(1).cpu()
+        return self.learn.to_detach((dec == y).reshape(len(y), -1).all(1))
 
 # %% ../nbs/08_tta.ipynb #ebe95771
 class TTAReport:

@@ -3,7 +3,7 @@ from fastai.distributed import *
 from fastai.vision.all import *
 import sys
 
-from fastai_ext.ensemble import ensemble_preds
+from fastai_ext.ensemble import ensemble, ensemble_preds
 from fastai_ext.tta import *
 
 def image(i): return TensorImage(torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(i)))
@@ -16,18 +16,27 @@ def broadcast(self, t, rank):
     torch.distributed.broadcast(t, rank)
     return t.tolist()
 
-def preds(learns):
-    return learns[0].tta_flip(), learns[0].tta_flip(views='d4', ds_idx=0), ensemble_preds(learns), ensemble_preds(learns, tta=FlipTTA('h'))
+def preds(learns, files):
+    dl = learns[0].dls.test_dl(list(range(13, 30)), with_labels=True)
+    together = ensemble(learns).remove_cb(ProgressCallback)
+    report = tensor(learns[0].tta_report(views='h').table[['fixed','broke']].fillna(0).astype(float).values)
+    return (learns[0].tta_flip(), learns[0].tta_flip(views='d4', ds_idx=0), ensemble_preds(learns), ensemble_preds(learns, tta=FlipTTA('h')),
+        ensemble_preds(files, dl=dl), ensemble_preds([learns[0], files[1]], dl=dl), together.tta_flip(),
+        (report, report))
 
 def main(out):
     set_seed(7)
     block = DataBlock((TransformBlock, CategoryBlock), get_x=image, get_y=target, splitter=IndexSplitter(range(13, 30)))
     dls = block.dataloaders(list(range(30)), bs=4, num_workers=0, device='cpu')
-    learns = [Learner(dls, net(nf)).remove_cb(ProgressCallback) for nf in (4,6)]
+    learns = [Learner(dls, net(nf), metrics=accuracy).remove_cb(ProgressCallback) for nf in (4,6)]
+    # of one process, which runs first
+    files = [Path(out).with_name(f'member{i}.pkl') for i in range(2)]
+    if not num_distrib():
+        for o,f in zip(learns, files): o.export(f)
     if num_distrib():
         DistributedDL._broadcast = broadcast
-        with learns[0].distrib_ctx(sync_bn=False, cpu=True), learns[1].distrib_ctx(sync_bn=False, cpu=True): res = preds(learns)
-    else: res = preds(learns)
+        with learns[0].distrib_ctx(sync_bn=False, cpu=True), learns[1].distrib_ctx(sync_bn=False, cpu=True): res = preds(learns, files)
+    else: res = preds(learns, files)
     torch.save([tuple(map(torch.Tensor, o)) for o in res], f'{out}_{rank_distrib()}')
 
 if __name__ == '__main__': main(sys.argv[1])
