@@ -64,7 +64,7 @@ class _Watch(TorchDispatchMode):
         self.stack,self.order,self.unknown,self.fields,self.branch = [],[],{},None,False
         self.macs,self.train_macs,self.thread = 0,0 if training else None,threading.get_ident()
         for r in self.rows.values(): r.train_macs = r.own_train_macs = self.train_macs
-        for n,m in mods.items(): self.hook(m, self.rows[n])
+        for n,m in mods.items(): self._hook(m, self.rows[n])
 
     def before(self, row, m, args, kwargs):
         if threading.get_ident() != self.thread: self.unknown['modules in other threads'] = self.unknown.get('modules in other threads', 0)+1
@@ -83,20 +83,20 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if isinstance(func, HigherOrderOperator): return self.higher(func, args, kwargs)
+        if isinstance(func, HigherOrderOperator): return self._higher(func, args, kwargs)
         formula = _formula(func, self.custom_ops)
         if (self.branch or torch.is_inference_mode_enabled()) and func.namespace == 'aten' and not formula:
             # there `linear` and its like are not taken apart on the way to here
             with self: out = func.decompose(*args, **kwargs)
             if out is not NotImplemented: return out
         out,n = (func(*args, **kwargs),formula(*args, **kwargs)) if formula else self.run_op(func, args, kwargs)
-        self.credit(func, args, n)
+        self._credit(func, args, n)
         if self.fields: self.fields.follow(func, args, kwargs, out)
         return out
 
 # %% ../nbs/04b_macs.ipynb #5cf86c60
 @patch
-def hook(self:_Watch, m, row):
+def _hook(self:_Watch, m, row):
     "Have the calls of module `m` noted in `row`"
     if isinstance(m, torch.jit.ScriptModule): # takes no hooks
         forward = m.forward
@@ -111,7 +111,7 @@ def hook(self:_Watch, m, row):
         m.register_forward_hook(partial(self.after, row), prepend=True, with_kwargs=True)
 
 @patch
-def higher(self:_Watch, func, args, kwargs):
+def _higher(self:_Watch, func, args, kwargs):
     "An operator on functions: of `torch.cond` the branch that is taken, of others only what attention has a formula for"
     name = func.name()
     if name == 'cond':
@@ -119,11 +119,11 @@ def higher(self:_Watch, func, args, kwargs):
         with self: return args[1 if args[0] else 2](*args[3])
     if is_attention(name): check_types(name, args[:3])
     out = func(*args, **kwargs)
-    self.credit(func, args, sum(attention_products(*args)) if is_attention(name) else None)
+    self._credit(func, args, sum(attention_products(*args)) if is_attention(name) else None)
     return out
 
 @patch
-def credit(self:_Watch, func, args, n):
+def _credit(self:_Watch, func, args, n):
     "Credit `n` MACs of operator `func` to the modules that are running; None: it has no formula"
     if n is None: self.unknown[str(func)] = self.unknown.get(str(func), 0) + 1
     if not n: return
