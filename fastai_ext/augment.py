@@ -250,7 +250,6 @@ def _leaves(b): return [o for x in b for o in _leaves(x)] if isinstance(b, (tupl
 # %% ../nbs/05_augment.ipynb #442e045f
 class _ImageTransform(RandTransform):
     "A `RandTransform` that draws for each image of the batch"
-    any_size = False # Can masks and further images of another size follow?
     def before_call(self, b, split_idx):
         "Draw for the images of `b`"
         typed,masks,plain = ([o for o in _leaves(b) if f(o)] for f in (risinstance(TensorImage), risinstance(TensorMask), _is_plain))
@@ -259,14 +258,17 @@ class _ImageTransform(RandTransform):
         if self.inplace: _check_inplace((typed or plain) + masks)
         x = _nchw((typed or plain)[0])
         self.n,self.size = len(x),x.shape[-2:]
-        for o in (typed or plain)[1:] + masks: self.check_size(o)
+        for o in (typed or plain)[1:] + masks: self._check(o, (typed or plain)[0].ndim==4)
         self.draw(x)
 
-    def check_size(self, x):
-        "Raise a ValueError unless `x` can follow the images"
-        if x.numel() % (self.n*x.shape[-2]*x.shape[-1] or 1): raise ValueError(f"{type(x).__name__} of shape {tuple(x.shape)} does not go with {self.n} images")
-        if x.shape[-2:] != self.size and not self.any_size: raise ValueError(f"{type(self).__name__} moves pixels, and {type(x).__name__} of "
-            f"{x.shape[-2]}×{x.shape[-1]} can't follow images of {self.size[0]}×{self.size[1]} exactly: resize it, or augment before it is made smaller")
+    def follows(self, x):
+        "Can `x`, a mask or a further image, follow the images exactly?"
+        return x.shape[-2:]==self.size
+
+    def _check(self, x, batch):
+        if batch and len(x)!=self.n: raise ValueError(f"{type(x).__name__} of shape {tuple(x.shape)} does not go with {self.n} images")
+        if not self.follows(x): raise ValueError(f"{type(self).__name__} moves pixels, and {type(x).__name__} of {x.shape[-2]}×{x.shape[-1]} can't follow "
+            f"images of {self.size[0]}×{self.size[1]} exactly: resize it, or augment before it is made smaller")
 
     def encodes(self, x:TensorImage): return self.image(_nchw(x)).view_as(x)
     def encodes(self, x:Tensor): return self.image(_nchw(x)).view_as(x) if self.plain and _is_plain(x) else x
@@ -286,7 +288,6 @@ class _PatchTransform(_ImageTransform):
 # %% ../nbs/05_augment.ipynb #4311c68e
 class RandErase(_PatchTransform):
     "Erase random patches of each training image"
-    any_size = True # in proportion
     def __init__(self,
         pct:float|tuple=.2, # Part of the height and of the width that a patch takes, or a range (low, high), within (0,1]
         max_num:int=4, # Greatest number of patches an image; each gets 0 to `max_num`
@@ -304,6 +305,9 @@ class RandErase(_PatchTransform):
         store_attr('pct,max_num,fill,stats,aspect,batch,inplace,mask_fill')
         super().__init__(p=p, **kwargs)
 
+    def follows(self, x):
+        "Of any size, in proportion"
+        return True
     def image(self, x):
         "NCHW `x` erased"
         _check_fill(self.fill, self.stats, x)
@@ -428,16 +432,15 @@ class RandPadCrop(_ImageTransform):
         "The arguments as they stand now, checked"
         return _Crop(self.pad, self.pad_mode, self.p, self.batch, self.inplace)
     def draw(self, x): self.drawn = self.crop.draw(x)
-    def times(self, x): return [n/m for n,m in zip(x.shape[-2:], self.size)]
-    def check_size(self, x):
-        "Of another size only if it is a whole number of times as large, so that it moves by whole pixels"
-        self.any_size = all(o == int(o) for o in self.times(x))
-        super().check_size(x)
+    def follows(self, x):
+        "Of the images' size or a whole number of times as large, so that it moves by whole pixels"
+        return all(n and n%m==0 for n,m in zip(x.shape[-2:], self.size))
     def image(self, x):
         "NCHW `x` moved, by as many times the pixels as it is larger than the images"
-        crop,k = self.crop,list(map(int, self.times(x)))
+        if x.shape[-2:]==self.size: return self.crop(x, self.drawn)
+        crop,k = self.crop,[n//m for n,m in zip(x.shape[-2:], self.size)]
         crop.pad = tuple(p*o for p,o in zip(crop.pad, k))
-        return crop(x, self.drawn*self.drawn.new_tensor(k))
+        return crop(x, torch.stack([d*o for d,o in zip(self.drawn.T, k)], 1))
     mask = image
     def encodes(self, x:TensorPoint):
         "Points and boxes, in fastai's coordinates from -1 to 1, moved with the images"
@@ -496,7 +499,6 @@ def _starts(device): return torch.randint(0, 4, (2**24,), dtype=torch.uint8, dev
 class RandFlip(_ImageTransform):
     "Mirror each training image at random"
     order,seen = 28,None
-    any_size = True
     def __init__(self,
         p:float=.5, # Probability that an image is mirrored, for each direction
         horizontal:bool=True, # Mirror left and right?
@@ -518,6 +520,9 @@ class RandFlip(_ImageTransform):
         self.seen[slots] = n+1
         return torch.stack([n, n//2 if self.horizontal else n], 1)%2 == 1
 
+    def follows(self, x):
+        "Of any size"
+        return True
     def draw(self, x):
         _check_flip(self.p, self.horizontal, self.vertical, self.alternate, self.batch)
         self.drawn = self._turns(x) if self.alternate else _draw_flips(x, self.p, self.batch)

@@ -112,7 +112,7 @@ def show_train_batch(self:Learner,
 ):
     "Show what the model is given in training, after all transforms and callbacks; nothing is trained and nothing touched"
     dl = getattr(getattr(self, 'dls', None), 'train', None)
-    if dl is None or b is None and not getattr(dl, 'n', 1): raise ValueError("The learner has no training data to show a batch of")
+    if dl is None or b is None and getattr(dl, 'n', None) == 0: raise ValueError("The learner has no training data to show a batch of")
     if unique and (b is not None or not isinstance(dl, DataLoader)): raise ValueError("unique=True reads one item many times, with a loader of fastai's and without `b`")
     if show and not hasattr(dl, 'show_batch'): raise ValueError(f"A {type(dl).__name__} can't show a batch: show_train_batch(show=False) returns it")
     for weights in (as_meta, as_copy):

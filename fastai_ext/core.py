@@ -71,9 +71,9 @@ def undisturbed(
     modes = [(m, m.training) for m in learn.model.modules()]
     dls = {id(o): o for o in [*getattr(getattr(learn, 'dls', None), 'loaders', []), *dls] if hasattr(o, '__dict__')}.values()
     parts = [o for o in [*learn.cbs, *getattr(learn, 'metrics', [])] if hasattr(o, '__dict__')]
-    same = [learn, getattr(learn, 'dls', None), getattr(learn, 'opt', None), *dls, *parts, *data_of(*dls)]
+    same = [learn, getattr(learn, 'dls', None), getattr(learn, 'opt', None), *learn.model.parameters(), *learn.model.buffers(), *dls, *parts, *data_of(*dls)]
     rngs = [o.rng for o in dls if hasattr(o, 'rng')]
-    loaders,others = Twins(same=same, share_rest=True),Twins(same=same, shared=(nn.Module,Tensor), share_rest=True)
+    loaders,others = Twins(same=same, share_rest=True),Twins(same=same, shared=(nn.Module,), share_rest=True)
     restores += [_swap(dls, loaders), _swap(parts, others)]
     try:
         with kept_rng(*rngs, *loaders.rngs()): yield learn
@@ -86,17 +86,22 @@ _by_value = (str,int,bytes,bool,type(None),slice,range,set,frozenset,Path,Enum,r
 _own_look = {Tensor: lambda a, b: a.dtype == b.dtype and torch.equal(a, b), pd.DataFrame: lambda a, b: a.equals(b), pd.Series: lambda a, b: a.equals(b),
     ndarray: lambda a, b: a.dtype == b.dtype and a.dtype != object and np.array_equal(a, b), float: lambda a, b: a == b or a != a and b != b}
 
+class _Plain: pass
+def _layout(t): return t.__basicsize__,t.__weakrefoffset__
+
 def _made_of(o):
     "What decides what `o` does; None if that isn't known"
     if isinstance(o, types.FunctionType):
-        cells = [c.cell_contents for c in o.__closure__ or ()]
+        try: cells = [c.cell_contents for c in o.__closure__ or ()]
+        except ValueError: return None # a variable has no value yet
         return [o.__code__, id(o.__globals__), cells, o.__defaults__, o.__kwdefaults__, vars(o)]
     if isinstance(o, types.MethodType): return [o.__func__, o.__self__]
     if isinstance(o, plum.Function): return [[m.implementation, m.signature.types] for m in o.methods] # of a Transform; the rest are caches
     if isinstance(o, partial): return [o.func, o.args, o.keywords]
     if isinstance(o, dict): return [list(o), list(o.values())]
-    if isinstance(o, (random.Random,np.random.Generator,np.random.RandomState)): return None
-    return [vars(o)] if type(o).__eq__ is object.__eq__ and hasattr(o, '__dict__') else None
+    # a larger object has slots, or fields of its own in C, which don't show
+    plain = _layout(type(o)) == _layout(_Plain)
+    return [vars(o)] if type(o).__eq__ is object.__eq__ and hasattr(o, '__dict__') and plain else None
 
 # %% ../nbs/00_core.ipynb #e9618dfc
 def provably_same(

@@ -63,15 +63,16 @@ def _check_learners(learns):
 
 # %% ../nbs/09_ensemble.ipynb #9eebff81
 def _prep(dl):
-    "What `dl` does to its inputs at validation, to compare"
+    "What `dl` does to its inputs at validation, to compare: first what its data set does"
     ds = getattr(dl, 'dataset', None)
-    n_inp = getattr(ds, 'n_inp', 1)
-    pipes = [o.tfms for o in ds.tls[:n_inp]] if hasattr(ds, 'tls') else [ds.procs, ds.cat_names, ds.cont_names] if hasattr(ds, 'procs') else [ds]
+    if hasattr(ds, 'tls'): pipes = [L(ds.tls[:ds.n_inp]).attrgot('tfms')]
+    else: pipes = [[ds.procs, ds.cat_names, ds.cont_names] if hasattr(ds, 'procs') else ds]
     pipes += [getattr(dl, o, None) for o in ('after_item','before_batch','create_batch','after_batch')]
     def _what(o):
         if isinstance(o, Pipeline): return [f for f in o.fs if f.split_idx != 0]
+        if isinstance(o, L): return list(map(_what, o))
         return o.__func__ if getattr(o, '__self__', None) is dl else o
-    return [type(dl), *map(_what, pipes)]
+    return [*map(_what, pipes), type(dl)]
 
 # %% ../nbs/09_ensemble.ipynb #4edbcf32
 def _check_stack(models):
@@ -100,12 +101,12 @@ class EnsembleModel(Module):
         models,weights = zip(*[(m,w) for m,w in zip(self.members, self.weights) if w])
         outs = _stacked(models, xb) if self.stack and not self.training else (m(*xb) for m in models)
         rest = []
-        def _first(o):
+        def _output(o):
             "The output itself, of models that return more, such as those for text"
             if not isinstance(o, (tuple,list)): return o
             rest[:] = o[1:]
             return o[0]
-        res = mean_outputs(map(_first, outs), weights, self.link)
+        res = mean_outputs(map(_output, outs), weights, self.link)
         return (res, *rest) if rest else res
     def extra_repr(self): return f"weights={[round(w, 4) for w in self.weights]}, link={self.link}, stack={self.stack}"
 
@@ -117,8 +118,8 @@ def _acting_cbs(learn):
 
 def _act_alike(a, b):
     "Do the callbacks of two learners do the same to predictions?"
-    def _own(o): return [(type(cb), {k: v for k,v in vars(cb).items() if k != 'learn'}) for cb in _acting_cbs(o)]
-    return provably_same(_own(a), _own(b))
+    def _acting(o): return [(type(cb), {k: v for k,v in vars(cb).items() if k != 'learn'}) for cb in _acting_cbs(o)]
+    return provably_same(_acting(a), _acting(b))
 
 # %% ../nbs/09_ensemble.ipynb #bacb6924
 def _new_learner(a, model):
@@ -181,12 +182,12 @@ def _with_weights(learn, file):
 
 # %% ../nbs/09_ensemble.ipynb #719e71f1
 @contextmanager
-def _opened(o, learn, cpu):
-    "The member `o` as a Learner, left as it was found"
+def _opened(o, learn, cpu, *dls):
+    "The member `o` as a Learner, left as it was found, and the loaders `dls` too"
     if isinstance(o, Learner):
-        with undisturbed(o): yield o
+        with undisturbed(o, *dls): yield o
     elif Path(o).suffix == '.pth':
-        with undisturbed(learn), _with_weights(learn, o): yield learn
+        with undisturbed(learn, *dls), _with_weights(learn, o): yield learn
     else:
         # A Learner and its callbacks hold one another, so that without this the last member would still be there
         gc.collect()
@@ -247,11 +248,14 @@ def _own_dl(m, i, ds_idx, dl):
     "The loader for the member `m`: its own, or `dl` if that prepares its items in the same way, or one of its own for the items of `dl`"
     if dl is None: return m.dls[ds_idx]
     if isinstance(dl, pd.DataFrame): return m.dls.test_dl(dl)
-    ds = getattr(dl, 'dataset', None)
-    if not isinstance(dl, TfmdDL) or provably_same(_prep(dl), _prep(m.dls.valid)): return dl
-    if hasattr(ds, 'procs'): raise ValueError(f"member {i} prepares tables in another way than the one that made `dl`, whose rows are prepared already: "
-        "pass the DataFrame, `dl=df`")
-    return m.dls.test_dl(ds.items, bs=dl.bs, with_labels=hasattr(ds, 'tls') and len(ds.tls) > ds.n_inp) if hasattr(ds, 'items') else dl
+    if not isinstance(dl, TfmdDL): return dl
+    ds,raw,(first_does,*does),(first_has,*has) = dl.dataset,hasattr(dl.dataset, 'tls'),_prep(dl),_prep(m.dls.valid)
+    # a data set that is none of fastai's is what is to be predicted, and not a way to prepare it
+    alike = raw or hasattr(ds, 'procs')
+    if provably_same(does, has) and (not alike or provably_same(first_does, first_has)): return dl
+    if raw: return m.dls.test_dl(ds.items, bs=dl.bs, with_labels=len(ds.tls) > ds.n_inp)
+    raise ValueError(f"member {i} prepares its items in another way than `dl`, or in one that can't be told to be the same, and those of `dl` are prepared "
+        "already: pass the raw ones, of a table the DataFrame (`dl=df`), or predict with each member by itself")
 
 def _in_order(dl):
     "The loader `dl` in a fixed order, and that order"
@@ -271,11 +275,14 @@ def _predictions(members, ds_idx, dl, tta, learn, cpu, act):
     shared = [] # what a loader does, its batches and their order
     with kept_rng(), tempfile.TemporaryDirectory() as tmp:
         for i,o in enumerate(members):
-            # before the learner is opened, since then its loaders have the attributes of twins, which are not provably the same
-            mine = None if isinstance(o, (str,Path)) and Path(o).suffix != '.pth' else _own_dl(own[i], i, ds_idx, dl)
-            with _opened(o, learn, cpu) as m:
-                mine = _own_dl(m, i, ds_idx, dl) if mine is None else mine
-                prep = _prep(mine)
+            exported = not isinstance(o, Learner) and Path(o).suffix != '.pth'
+            # before the learner is opened, since then its loaders have the attributes of twins
+            mine = None if exported else _own_dl(own[i], i, ds_idx, dl)
+            prep = None if exported else _prep(mine)
+            with _opened(o, learn, cpu, mine) as m:
+                if exported:
+                    mine = _own_dl(m, i, ds_idx, dl)
+                    prep = _prep(mine)
                 kept = first(k for k in shared if provably_same(k[0], prep))
                 if kept is None:
                     batches,order = _in_order(mine)

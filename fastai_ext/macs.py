@@ -115,8 +115,10 @@ def _higher(self:_Watch, func, args, kwargs):
     "An operator on functions: of `torch.cond` the branch that is taken, of others only what attention has a formula for"
     name = func.name()
     if name == 'cond':
-        self.branch = True
-        with self: return args[1 if args[0] else 2](*args[3])
+        outer,self.branch = self.branch,True
+        try:
+            with self: return args[1 if args[0] else 2](*args[3])
+        finally: self.branch = outer
     if is_attention(name): check_types(name, args[:3])
     out = func(*args, **kwargs)
     self._credit(func, args, sum(attention_products(*args)) if is_attention(name) else None)
@@ -246,9 +248,9 @@ def _eval(model):
         for m in model.modules(): m.training = False
 
 # %% ../nbs/04b_macs.ipynb #924ffff1
-def _run(model, args, kwargs, how, bs, n, fields, training, custom_ops, grad):
+def _run_twin(model, args, kwargs, how, bs, n, fields, training, custom_ops, grad):
     "Run a twin of `model` in one of the three ways, on `n` items"
-    run,watch = MacsRun(how, n),None
+    run,watch,asks = MacsRun(how, n),None,_Asks()
     try:
         context,tensor,inp = _ways(how, model, bs, n)
         twins = Twins(tensor, shallow=(Learner, Callback, DataLoader, DataLoaders, torch.utils.data.DataLoader))
@@ -258,7 +260,7 @@ def _run(model, args, kwargs, how, bs, n, fields, training, custom_ops, grad):
         args,kwargs = Twins(inp).of((args, kwargs))
         run.in_shape = shape_of([*args, *kwargs.values()])
         watch = _Watch(visible_modules(run.model), _cache if how == 'meta' else run_op, training, custom_ops)
-        with twins.kept(), contextlib.nullcontext() if how == 'meta' else _alone(), context, torch.set_grad_enabled(grad), _Asks() as asks, watch:
+        with twins.kept(), contextlib.nullcontext() if how == 'meta' else _alone(), context, torch.set_grad_enabled(grad), asks, watch:
             if fields: watch.fields = fields(args)
             run.model(*args, **kwargs)
     except Exception as e: run.error = e.with_traceback(None) # which would hold the twin
@@ -280,6 +282,10 @@ def first_line(
     return f'{type(e).__name__}: {e}'.split('\n')[0]
 
 # %% ../nbs/04b_macs.ipynb #7e87e5e1
+def _leading(o):
+    "Size of the first dimension of the first tensor in `o`; 1 if there is none"
+    return first(t.size(0) for t in tensors_in(o) if t.ndim) or 1
+
 def count_macs(
     model:nn.Module, # Any model
     args:tuple, # What it is called with: tensors, or nests of them
@@ -292,19 +298,22 @@ def count_macs(
 ) -> MacsRun: # `macs`, `rows`, `error`...
     "Run a twin of `model`, without data if that can be, and count its multiply-accumulates; `model` isn't touched"
     kwargs = kwargs or {}
-    if bs is None: bs = first(t.shape[0] for t in tensors_in([args, kwargs]) if t.ndim) or 1
+    if bs is None: bs = _leading([args, kwargs])
     rest = fields,training,custom_ops,training
-    meta = _run(model, args, kwargs, 'meta', bs, bs, *rest)
+    meta = _run_twin(model, args, kwargs, 'meta', bs, bs, *rest)
     if 'does not require grad' in str(meta.error): # of gradients within the forward pass
         rest = fields,training,custom_ops,True
-        meta = _run(model, args, kwargs, 'meta', bs, bs, *rest)
+        meta = _run_twin(model, args, kwargs, 'meta', bs, bs, *rest)
     if not (meta.error or meta.asked): return meta
-    fake = _run(model, args, kwargs, 'fake', bs, bs, *rest)
+    fake = _run_twin(model, args, kwargs, 'fake', bs, bs, *rest)
     if not fake.error: return fake
     if _alike(meta, fake): return meta
-    if real: args = real()
-    for n in sorted({1, bs}):
-        res = _run(model, args, kwargs, 'real', bs, n, *rest)
+    if real:
+        args = real()
+        bs = _leading(args)
+    # one item can be taken only where the batch is the first dimension
+    for n in [1]*(bs > 1 and _leading([args, kwargs]) == bs) + [bs]:
+        res = _run_twin(model, args, kwargs, 'real', bs, n, *rest)
         if not res.error: break
     res.fallback = first_line(fake.error)
     return res

@@ -179,7 +179,7 @@ def _put_params(mods, rows):
         rows[n].own_params = sum(p.numel() for i,p in ps.items() if i not in seen)
         seen |= ps.keys()
 
-def _in_order(rows, order):
+def _execution_order(rows, order):
     "The rows in execution order, containers that are never called with what is inside them"
     place,kids,firsts = {n: i for i,n in enumerate(order)},defaultdict(list),{}
     for n in rows:
@@ -193,7 +193,7 @@ def _in_order(rows, order):
     return _walk('')
 
 # %% ../nbs/04_summary.ipynb #6efce88b
-def _per_item(n, bs): return n//bs if n is not None and n % bs == 0 else n and n/bs
+def _an_item(n, bs): return n//bs if n is not None and n % bs == 0 else n and n/bs
 
 def _summary(model, args, kwargs, bs, real, depth, receptive_field, training, custom_ops, footer=()):
     "Run the twin of `model` and put together what was seen"
@@ -204,12 +204,12 @@ def _summary(model, args, kwargs, bs, real, depth, receptive_field, training, cu
         row,shape = run.where or (rows[''], shape_of([*args, *kwargs.values()]))
         error = f"in {row.name or 'the model'} ({row.cls}, input {_fmt_shape(shape)}): {first_line(run.error)}"
     _put_params(mods, rows)
-    ordered,ps = _in_order(rows, run.order),list(mods[''].parameters())
+    ordered,ps = _execution_order(rows, run.order),list(mods[''].parameters())
     for r in ordered:
-        for o in ('macs', 'own_macs', 'out_bytes', 'train_macs', 'own_train_macs'): setattr(r, o, _per_item(getattr(r, o), run.bs))
+        for o in ('macs', 'own_macs', 'out_bytes', 'train_macs', 'own_train_macs'): setattr(r, o, _an_item(getattr(r, o), run.bs))
     return ModelSummary(type(mods['']).__name__, ordered, run.bs, run.in_shape, sum(p.numel() for p in ps),
-        sum(p.numel() for p in ps if p.requires_grad), _per_item(run.macs, run.bs), sum(p.numel()*p.element_size() for p in ps),
-        sum(r.out_bytes for r in ordered), depth, run.unknown, run.fallback, error, list(footer), receptive_field, _per_item(run.train_macs, run.bs), run.hooks)
+        sum(p.numel() for p in ps if p.requires_grad), _an_item(run.macs, run.bs), sum(p.numel()*p.element_size() for p in ps),
+        sum(r.out_bytes for r in ordered), depth, run.unknown, run.fallback, error, list(footer), receptive_field, _an_item(run.train_macs, run.bs), run.hooks)
 
 # %% ../nbs/04_summary.ipynb #3a7df418
 def _check_model(model):

@@ -104,7 +104,7 @@ def _with_data(learn, ds_idx, dl):
     "`dl`, or the learner's own loader `ds_idx`; a ValueError if that has no data"
     if dl is not None: return dl
     dl = learn.dls[ds_idx] if ds_idx < len(learn.dls.loaders) else None
-    if dl is None or not getattr(dl, 'n', 1): raise ValueError(f"The learner has no data to predict, as after `load_learner` (ds_idx={ds_idx}): pass `dl=`")
+    if dl is None or getattr(dl, 'n', None) == 0: raise ValueError(f"The learner has no data to predict, as after `load_learner` (ds_idx={ds_idx}): pass `dl=`")
     return dl.new(shuffle=False, drop_last=False)
 
 # %% ../nbs/08_tta.ipynb #e287e164
@@ -204,7 +204,7 @@ def tta_flip(self:Learner,
 ) -> tuple: # What `get_preds` returns
     "`get_preds`, averaged over `views` of each image, in one pass over the data"
     cb = FlipTTA(views, avg=avg, output=output, act=act)
-    with undisturbed(self):
+    with undisturbed(self, dl):
         dl = _with_data(self, ds_idx, dl)
         if num_distrib() > 1:
             dl = dl.new(shuffle=False, drop_last=False)
@@ -302,7 +302,7 @@ def tta_report(self:Learner,
     if isinstance(views, str): views = [views]
     if not isinstance(views, Mapping): views = {o: o for o in views}
     cb = _CompareTTA(views, avg=avg, output=output)
-    with undisturbed(self):
+    with undisturbed(self, dl):
         dl = _with_data(self, ds_idx, dl)
         with self.removed_cbs(_flip_ttas(self)): self.validate(ds_idx, dl, cbs=L(cbs)+cb)
         table = pd.DataFrame([_report_row(cb, k) for k in cb.sets])

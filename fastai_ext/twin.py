@@ -12,9 +12,10 @@ __all__ = ['TwinError', 'AbsentError', 'Absent', 'like_tensor', 'as_meta', 'as_c
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from copy import copy, deepcopy
-import contextlib, copyreg, functools, io, operator, pickle, sys, sysconfig, threading, types, weakref
+import contextlib, copyreg, functools, io, pickle, sys, sysconfig, threading, types, weakref
 from fastai.basics import *
 from fastai.torch_core import get_random_states, set_random_states
+from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 import PIL.Image
 
@@ -184,14 +185,14 @@ class Twins(pickle.Pickler):
 
     @contextmanager
     def kept(self):
-        "Put back what twins have in common with their originals, and the random states"
+        "Put back random states, those in common with the originals too, and leave no tensor without data in caches"
         own,others = self.around
         olds = [(v, copy(v)) for v in own if type(v) in (dict,list,set,OrderedDict,defaultdict) and len(v) < 10*self.many]
         caches = [(v, v.cache_info().currsize) for v in [*own, *others] if isinstance(v, _cached)]
         try:
             with kept_rng(*_rngs_in(own)): yield
         finally:
-            for v,old in olds: _refill(v, old)
+            for v,old in olds: _clean(v, old)
             for v,n in caches:
                 if v.cache_info().currsize != n: v.cache_clear()
 
@@ -309,12 +310,18 @@ def _rngs_in(values, most=20_000):
         elif hasattr(o, '__dict__'): todo += vars(o).values()
 
 # %% ../nbs/00a_twin.ipynb #41036f6a
-def _refill(o, old):
-    "Give the container `o` the items of its copy `old` again, if it has others"
-    same = len(o) == len(old) and (all(k in o and o[k] is v for k,v in old.items()) if isinstance(o, dict) else all(map(operator.is_, o, old)))
-    if same: return
-    o.clear()
-    (o.update if isinstance(o, (dict,set)) else o.extend)(old)
+def _without_data(o): return any(isinstance(t, Tensor) and (t.is_meta or type(t).__name__ == 'FakeTensor') for t in tree_leaves(o))
+
+def _clean(o, old):
+    "Take from the container `o` the tensors without data that its copy `old` has not"
+    if isinstance(o, dict):
+        for k in [k for k,v in o.items() if _without_data(v) and old.get(k) is not v]:
+            if k in old: o[k] = old[k]
+            else: del o[k]
+    else:
+        kept = set(map(id, old))
+        gone = [v for v in o if id(v) not in kept and _without_data(v)]
+        if gone: o.difference_update(gone) if isinstance(o, set) else o.__setitem__(slice(None), [v for v in o if id(v) not in set(map(id, gone))])
 
 # %% ../nbs/00a_twin.ipynb #09a89be8
 @patch(as_prop=True)

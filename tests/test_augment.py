@@ -711,3 +711,10 @@ def test_fill_has_to_fit_the_type():
     for fill in (300, -1., (0,0,256)):
         with pytest.raises(ValueError, match='does not fit into torch.uint8'): rand_erase(x, fill=fill)
     assert rand_erase(x, fill=255, pct=1., max_num=1, p=1.).max() in (0,255)
+
+def test_masks_of_another_number_are_refused():
+    "Also where the numbers divide, so that a view would fit"
+    x = TensorImage(torch.rand(4,3,16,16))
+    for m in (TensorMask(torch.zeros(8,16,16)), TensorMask(torch.zeros(2,2,16,16))):
+        for t in (RandFlip(), RandErase(mask_fill=1), RandCopy(), RandPadCrop(2)):
+            with pytest.raises(ValueError, match='does not go with 4 images'): t((x,m), split_idx=0)

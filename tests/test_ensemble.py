@@ -331,7 +331,7 @@ def test_tables_with_statistics_of_their_own(tmp_path):
     want = torch.stack(members(learns)).mean(0)
     assert torch.allclose(ensemble_preds(learns)[0], want, atol=1e-6)
     assert torch.allclose(ensemble_preds(learns, dl=df.iloc[30:])[0], want, atol=1e-6)
-    with pytest.raises(ValueError, match='pass the DataFrame'): ensemble_preds(learns, dl=learns[0].dls.test_dl(df.iloc[30:]))
+    with pytest.raises(ValueError, match='of a table the DataFrame'): ensemble_preds(learns, dl=learns[0].dls.test_dl(df.iloc[30:]))
 
 def test_one_member_is_not_a_list_of_letters(learns, tmp_path):
     for f in (ensemble, ensemble_preds, ensemble_report, model_soup):
@@ -372,3 +372,17 @@ def test_an_ensemble_predicts_rows_of_a_table(tmp_path):
     learns = [tabular_learner(dls, layers=[4], path=tmp_path).remove_cb(ProgressCallback) for _ in range(2)]
     ens = ensemble(learns).remove_cb(ProgressCallback)
     assert len(ens.predict(df.iloc[0])) == 3
+
+def test_a_loader_over_other_data_with_other_transforms_is_refused(tmp_path):
+    "What a plain list holds is prepared already, so a member that prepares in another way can't start afresh"
+    def _learner(by):
+        ds = [(get_x(i), tensor(get_y(i))) for i in range(30)]
+        dls = DataLoaders(*[TfmdDL(ds[a:b], bs=4, num_workers=0, after_batch=[Scale(by)], do_setup=False) for a,b in ((0,13), (13,30))])
+        return Learner(dls, net(4), loss_func=CrossEntropyLossFlat(), path=tmp_path).remove_cb(ProgressCallback)
+    learns,same = [_learner(1.), _learner(3.)],[_learner(1.), _learner(1.)]
+    dl = TfmdDL([(get_x(i), tensor(get_y(i))) for i in range(13, 30)], bs=4, num_workers=0, after_batch=[Scale(1.)], do_setup=False)
+    with pytest.raises(ValueError, match='member 1 prepares its items in another way'): ensemble_preds(learns, dl=dl)
+    want = torch.stack([o.get_preds(dl=dl)[0] for o in same]).mean(0)
+    assert torch.allclose(ensemble_preds(same, dl=dl)[0], want, atol=1e-6)
+    want = torch.stack(members(learns)).mean(0)
+    assert torch.allclose(ensemble_preds(learns)[0], want, atol=1e-6)

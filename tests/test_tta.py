@@ -4,6 +4,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.vision.all import *
 import contextlib, hashlib, pickle, pytest, sklearn.metrics
 
+from fastai_ext.callbacks import BatchTransform
 from fastai_ext.tta import DihedralView, FlipTTA, TTAView, tta_views
 
 SETS = ['h', 'v', 'hv', 'd4', 'shift']
@@ -335,3 +336,26 @@ def test_views_and_weights_are_checked_before_work(learn):
     with pytest.raises(TypeError, match="'h' is none"): learn.tta_flip(views=['h'])
     for views in ([DihedralView(weight=0.)], [DihedralView(weight=math.nan)], [DihedralView(weight=-1.), noop]):
         with pytest.raises(ValueError, match='weights of views'): FlipTTA(views)
+
+class Draws(Transform):
+    "Draws from a generator of its own at validation"
+    split_idx = 1
+    def __init__(self): self.rng = np.random.default_rng(0)
+    def encodes(self, x:TensorImage): return x + float(self.rng.normal())
+
+def test_a_given_loader_is_left_as_it_was(learn):
+    dl = learn.dls.test_dl(list(range(13, 30)), with_labels=True)
+    dl.after_batch.add(Draws())
+    t = dl.after_batch.fs[-1]
+    before = str(t.rng.bit_generator.state)
+    a,b = learn.tta_flip(dl=dl)[0],learn.tta_flip(dl=dl)[0]
+    learn.tta_report(dl=dl)
+    assert torch.equal(a, b) and str(t.rng.bit_generator.state) == before and dl.after_batch.fs[-1] is t
+
+def test_a_loader_of_unknown_length_is_not_without_data(learn):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self): return iter([(TensorImage(image(i)), TensorCategory(label(i))) for i in range(8)])
+    dl = TfmdDL(Stream(), bs=4, num_workers=0, do_setup=False)
+    learn.dls = DataLoaders(dl, dl)
+    learn.add_cb(BatchTransform(noop))
+    assert len(learn.show_train_batch(show=False)) == 2

@@ -367,6 +367,12 @@ def test_a_real_run_takes_one_item_of_a_copy():
     s = summarize(F1(g), z(8,3))
     assert not s.error and s.bs == 8 and '8 items' in repr(s)
 
+def test_a_batch_that_is_not_the_first_dimension():
+    "Steps first: nothing is cut off, and the MACs are divided by the batch all the same"
+    m = F1(lambda self, x: self.lin(x) if float(x.sum()) == 0 else x, lin=nn.Linear(3,4))
+    s = summarize(m, z(5,2,3), bs=2)
+    assert s.fallback and (s.bs, s.in_shape, s.total_macs) == (2, (5,2,3), 5*12)
+
 @pytest.mark.parametrize('ask', [lambda x: x.device.type == 'cpu', lambda x: not x.is_cuda and not x.is_meta, lambda x: str(x.device) == 'cpu'])
 def test_branches_by_device(ask):
     m = F1(lambda self, x: self.a(x) if ask(x) else self.b(x), a=nn.Linear(3,4), b=nn.Linear(3,50))
@@ -472,6 +478,17 @@ def test_generators_inside_of_variables_of_a_module():
     learn.summary()
     learn.show_train_batch(show=False)
     assert state() == before
+
+collected = []
+def collect(self, x):
+    collected.append(x.shape)
+    return x
+
+def test_what_others_collect_is_not_taken_back():
+    "Only tensors without data go from variables of a module"
+    collected[:] = ['mine']
+    assert not summarize(F1(collect), z(2,3)).error
+    assert collected == ['mine', (2,3)]
 
 class Cached(torch.utils.data.Dataset):
     def __init__(self):
