@@ -15,6 +15,7 @@ warnings.filterwarnings('ignore')
 
 from fastai.vision.all import *
 from fastai_ext.augment import *
+from fastai_ext.erase import *
 from fastai_ext.core import environment
 from timm.data.random_erasing import RandomErasing as TimmErasing
 from torchvision.transforms import v2

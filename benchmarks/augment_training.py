@@ -14,6 +14,7 @@ warnings.filterwarnings('ignore')
 
 from fastai.vision.all import *
 from fastai_ext.augment import *
+from fastai_ext.erase import *
 from fastai_ext.core import environment
 from fastai_ext.data import *
 

@@ -1,6 +1,7 @@
 "fastai's vision library and everything of this package. Written by hand: a module that nbdev exports has an `__all__`, here an empty one"
 from fastai.vision.all import *
 from .core import *
+from .averaging import *
 from .twin import *
 from .data import *
 from .layers import *
@@ -10,7 +11,9 @@ from .macs import *
 from .receptive import *
 from .summary import *
 from .augment import *
+from .erase import *
 from .callbacks import *
 from .schedule import *
 from .tta import *
+from .members import *
 from .ensemble import *

@@ -12,67 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from types import SimpleNamespace
-import gc
+import contextlib
 from fastai.callback.progress import *
 from fastai.vision.all import *
-from .core import gathered_in_order, kept_rng, mean_outputs, output_link, provably_same, undisturbed
-
-# %% ../nbs/09_ensemble.ipynb #4aa75441
-def _weights(weights, n):
-    "`weights` as floats that add up to 1"
-    weights = [1.]*n if weights is None else [float(w) for w in weights]
-    if len(weights) != n: raise ValueError(f"{len(weights)} weights for {n} members: pass one weight a member")
-    if not all(0 <= w < math.inf for w in weights) or not 0 < sum(weights) < math.inf:
-        raise ValueError(f"weights={weights}: weights are at least 0 and not all 0, and finite")
-    return [w/sum(weights) for w in weights]
-
-# %% ../nbs/09_ensemble.ipynb #854aa739
-def _as_list(learns):
-    if isinstance(learns, (str,Path,Learner)): raise TypeError(f"learns is a list of members, got one, {learns!r}: put it in a list")
-    return list(learns)
-
-def _check_avg(avg):
-    if avg not in ('probs','logits'): raise ValueError(f"avg={avg!r} is neither 'probs' nor 'logits'")
-
-def _link(learn): return output_link(getcallable(learn.loss_func, 'activation'))
-
-# %% ../nbs/09_ensemble.ipynb #e8e669f3
-def _activation(learn):
-    "What `output_link` says of the activation; an own one, which only raw outputs can be averaged for, as it is"
-    try: return _link(learn)
-    except ValueError: return getcallable(learn.loss_func, 'activation')
-
-# %% ../nbs/09_ensemble.ipynb #b7fae93f
-def _facts(learn):
-    "What members of an ensemble must have in common"
-    vocab = getattr(learn.dls, 'vocab', None)
-    vocab = [list(o) for o in vocab] if isinstance(vocab, L) else None if vocab is None else list(vocab)
-    return {'vocab': vocab, 'number of outputs': getattr(learn.dls, 'c', None), 'activation': _activation(learn)}
-
-def _check_same(facts, want, i):
-    "Raise a ValueError that says what differs between member `i` and the first"
-    for k,v in want.items():
-        if not provably_same(facts[k], v): raise ValueError(f"member {i} has another {k} than member 0: {facts[k]!r}, not {v!r}. "
-            "Average only members that predict the same things")
-
-def _check_learners(learns):
-    if not learns: raise ValueError("learns is empty: an ensemble needs at least one member")
-    for i,o in enumerate(learns):
-        if not isinstance(o, Learner): raise TypeError(f"member {i} is a {type(o).__name__}, not a Learner")
-        _check_same(_facts(o), _facts(learns[0]), i)
-
-# %% ../nbs/09_ensemble.ipynb #9eebff81
-def _prep(dl):
-    "What `dl` does to its inputs at validation, to compare: first what its data set does"
-    ds = getattr(dl, 'dataset', None)
-    if hasattr(ds, 'tls'): pipes = [L(ds.tls[:ds.n_inp]).attrgot('tfms')]
-    else: pipes = [[ds.procs, ds.cat_names, ds.cont_names] if hasattr(ds, 'procs') else ds]
-    pipes += [getattr(dl, o, None) for o in ('after_item','before_batch','create_batch','after_batch')]
-    def _what(o):
-        if isinstance(o, Pipeline): return [f for f in o.fs if f.split_idx != 0]
-        if isinstance(o, L): return list(map(_what, o))
-        return o.__func__ if getattr(o, '__self__', None) is dl else o
-    return [*map(_what, pipes), type(dl)]
+from .averaging import mean_outputs
+from .core import kept_rng, leaves_of, provably_same, undisturbed, whole_file
+from .members import *
 
 # %% ../nbs/09_ensemble.ipynb #4edbcf32
 def _check_stack(models):
@@ -95,7 +40,7 @@ class EnsembleModel(Module):
         link:tuple=('none',None), # What `output_link` says of the activation; the default averages raw outputs
         stack:bool=False # Run the members, of one architecture, as one batched call in eval mode?
     ):
-        self.members,self.weights,self.link,self.stack = nn.ModuleList(members),_weights(weights, len(members)),link,stack
+        self.members,self.weights,self.link,self.stack = nn.ModuleList(members),member_weights(weights, len(members)),link,stack
         if stack: _check_stack(members)
     def forward(self, *xb):
         models,weights = zip(*[(m,w) for m,w in zip(self.members, self.weights) if w])
@@ -136,164 +81,16 @@ def ensemble(
     stack:bool=False # Predict with members of one architecture by one batched call? It depends on model and machine if that is faster
 ) -> Learner: # With the first member's data, loss function, metrics and folder
     "A Learner whose model averages those of `learns`"
-    learns = _as_list(learns)
-    _check_avg(avg)
-    _check_learners(learns)
+    learns = as_members(learns, avg)
+    check_learners(learns)
     for i,o in enumerate(learns):
-        if o.dls is not learns[0].dls and not provably_same(_prep(o.dls.valid), _prep(learns[0].dls.valid)):
+        if o.dls is not learns[0].dls and not provably_same(preparation(o.dls.valid), preparation(learns[0].dls.valid)):
             raise ValueError(f"member {i} prepares its inputs by other transforms than member 0, or by such as can't be told to be the same, and a "
                 "Learner has one set of them: use `ensemble_preds`, which gives each member its own, or make the learners with the same `dls`")
         if not _act_alike(o, learns[0]): raise ValueError(f"member {i} predicts with other callbacks than member 0: "
             f"{_acting_cbs(o)}, not {_acting_cbs(learns[0])}. Give all the same, or use `ensemble_preds`")
-    model = EnsembleModel([o.model for o in learns], weights, _link(learns[0]) if avg == 'probs' else ('none',None), stack)
+    model = EnsembleModel([o.model for o in learns], weights, member_link(learns[0], avg), stack)
     return _new_learner(learns[0], model)
-
-# %% ../nbs/09_ensemble.ipynb #17828de6
-def _state(file):
-    "The model's weights in a file that `learn.save` wrote, not read before they are used"
-    with warnings.catch_warnings():
-        # NumPy warns of the name under which fastai's optimiser states hold its scalars
-        warnings.simplefilter('ignore', DeprecationWarning)
-        safe = [L, np.dtype, np.core.multiarray.scalar, *[getattr(np.dtypes, o) for o in np.dtypes.__all__]]
-    with torch.serialization.safe_globals(safe): state = torch.load(file, map_location='cpu', mmap=True, weights_only=True)
-    return state['model'] if set(state) == {'model','opt'} else state
-
-def _check_state(state, model, i):
-    "Raise a ValueError that says where `state` does not fit `model`"
-    want = {k: tuple(v.shape) for k,v in get_model(model).state_dict().items()}
-    got = {k: tuple(v.shape) for k,v in state.items()}
-    for k in [*want, *got]:
-        if want.get(k) != got.get(k): raise ValueError(f"member {i} does not fit the model of `learn`: {k!r} has shape "
-            f"{got.get(k, 'none')} in the file and {want.get(k, 'none')} in the model")
-
-@contextmanager
-def _with_weights(learn, file):
-    "`learn` with the weights of `file`; its own are set aside, not copied, and put back"
-    model = get_model(learn.model)
-    own = [(m, dict(m._parameters), dict(m._buffers)) for m in model.modules()]
-    now = model.state_dict()
-    try:
-        model.load_state_dict({k: v.to(now[k].device, now[k].dtype) for k,v in _state(file).items()}, assign=True)
-        yield learn
-    finally:
-        for m,ps,bs in own:
-            m._parameters.update(ps)
-            m._buffers.update(bs)
-
-# %% ../nbs/09_ensemble.ipynb #719e71f1
-@contextmanager
-def _opened(o, learn, cpu, *dls):
-    "The member `o` as a Learner, left as it was found, and the loaders `dls` too"
-    if isinstance(o, Learner):
-        with undisturbed(o, *dls): yield o
-    elif Path(o).suffix == '.pth':
-        with undisturbed(learn, *dls), _with_weights(learn, o): yield learn
-    else:
-        # A Learner and its callbacks hold one another, so that without this the last member would still be there
-        gc.collect()
-        yield load_learner(o, cpu=cpu)
-
-def _check_members(members, learn, cpu, data):
-    "Check all members before any of them predicts"
-    if not members: raise ValueError("learns is empty: an ensemble needs at least one member")
-    res = []
-    for i,o in enumerate(members):
-        if not isinstance(o, (Learner,str,Path)): raise TypeError(f"member {i} is a {type(o).__name__}: pass a Learner or a path")
-        if isinstance(o, (str,Path)):
-            if not Path(o).is_file(): raise ValueError(f"member {i}: there is no file {o}")
-            if Path(o).suffix == '.pth' and learn is None:
-                raise ValueError(f"member {i} is a file of weights, {Path(o).name}: pass `learn=`, a Learner of its architecture")
-            if Path(o).suffix == '.pth': _check_state(_state(o), learn.model, i)
-            elif not data: raise ValueError(f"member {i} is an exported learner, which has no data: pass `dl=`")
-    for i,o in enumerate(members):
-        with _opened(o, learn, cpu) as m: res.append(_facts(m))
-        del m
-        _check_same(res[i], res[0], i)
-
-# %% ../nbs/09_ensemble.ipynb #e8b47a37
-def _same(a, b):
-    "Are two items the same?"
-    if a is b: return True
-    if type(a) is not type(b): return False
-    if isinstance(a, (ndarray,Tensor)): return a.shape == b.shape and bool((a == b).all())
-    if isinstance(a, (tuple,list)): return len(a) == len(b) and all(map(_same, a, b))
-    if type(a).__eq__ is object.__eq__ and hasattr(a, '__dict__'): return _same(list(vars(a).values()), list(vars(b).values()))
-    return bool(a == b)
-
-def _check_items(dl, first, i):
-    "Raise a ValueError if member `i`'s loader has other items than the first member's"
-    if dl is first: return
-    a,b = (getattr(o.dataset, 'items', o.dataset) for o in (first, dl))
-    # of a table that is prepared already, the rows
-    a,b = (L(list(o.index) if isinstance(o, (pd.DataFrame,pd.Series)) else o) for o in (a, b))
-    if len(a) != len(b): raise ValueError(f"member {i} has {len(b)} items to predict and member 0 has {len(a)}: pass `dl=`")
-    bad = next((j for j,(p,q) in enumerate(zip(a, b)) if not _same(p, q)), None)
-    if bad is not None: raise ValueError(f"member {i} has another item at place {bad} than member 0, {b[bad]!r}, not {a[bad]!r}: "
-        "pass `dl=` to give all the same")
-
-# %% ../nbs/09_ensemble.ipynb #08a721aa
-class _KeptBatches:
-    "The batches of `dl`, decoded once: the first pass writes them to `folder`, later ones read them"
-    def __init__(self, dl, folder): self.dl,self.folder,self.done = dl,Path(folder),False
-    def __len__(self): return len(self.dl)
-    def __iter__(self):
-        if self.done: yield from (torch.load(self.folder/f'{i}.pt', weights_only=False) for i in range(len(self)))
-        else:
-            for i,b in enumerate(self.dl):
-                torch.save(b, self.folder/f'{i}.pt')
-                yield b
-            self.done = True
-
-def _own_dl(m, i, ds_idx, dl):
-    "The loader for the member `m`: its own, or `dl` if that prepares its items in the same way, or one of its own for the items of `dl`"
-    if dl is None: return m.dls[ds_idx]
-    if isinstance(dl, pd.DataFrame): return m.dls.test_dl(dl)
-    if not isinstance(dl, TfmdDL): return dl
-    ds,raw,(first_does,*does),(first_has,*has) = dl.dataset,hasattr(dl.dataset, 'tls'),_prep(dl),_prep(m.dls.valid)
-    # a data set that is none of fastai's is what is to be predicted, and not a way to prepare it
-    alike = raw or hasattr(ds, 'procs')
-    if provably_same(does, has) and (not alike or provably_same(first_does, first_has)): return dl
-    if raw: return m.dls.test_dl(ds.items, bs=dl.bs, with_labels=len(ds.tls) > ds.n_inp)
-    raise ValueError(f"member {i} prepares its items in another way than `dl`, or in one that can't be told to be the same, and those of `dl` are prepared "
-        "already: pass the raw ones, of a table the DataFrame (`dl=df`), or predict with each member by itself")
-
-def _in_order(dl):
-    "The loader `dl` in a fixed order, and that order"
-    if not isinstance(dl, DataLoader): return dl, None
-    dl = dl.new(shuffle=False, drop_last=False)
-    idxs = list(dl.get_idxs())
-    return dl, None if idxs == sorted(idxs) else tensor(idxs).argsort()
-
-# %% ../nbs/09_ensemble.ipynb #043e0855
-def _predictions(members, ds_idx, dl, tta, learn, cpu, act):
-    "Each member's predictions and targets, in turn"
-    if not isinstance(tta, (Callback,type(None))): raise TypeError(f"tta={tta!r} is not a callback: pass one such as FlipTTA('hv')")
-    _check_members(members, learn, cpu, dl is not None)
-    own = [o if isinstance(o, Learner) else learn for o in members]
-    if dl is None:
-        for i,o in enumerate(own): _check_items(o.dls[ds_idx], own[0].dls[ds_idx], i)
-    shared = [] # what a loader does, its batches and their order
-    with kept_rng(), tempfile.TemporaryDirectory() as tmp:
-        for i,o in enumerate(members):
-            exported = not isinstance(o, Learner) and Path(o).suffix != '.pth'
-            # before the learner is opened, since then its loaders have the attributes of twins
-            mine = None if exported else _own_dl(own[i], i, ds_idx, dl)
-            prep = None if exported else _prep(mine)
-            with _opened(o, learn, cpu, mine) as m:
-                if exported:
-                    mine = _own_dl(m, i, ds_idx, dl)
-                    prep = _prep(mine)
-                kept = first(k for k in shared if provably_same(k[0], prep))
-                if kept is None:
-                    batches,order = _in_order(mine)
-                    if i+1 < len(members) and not num_distrib():
-                        (Path(tmp)/str(i)).mkdir()
-                        batches = _KeptBatches(batches, Path(tmp)/str(i))
-                    shared.append(kept := (prep, batches, order))
-                _,batches,order = kept
-                p,t = gathered_in_order(m, m.get_preds(dl=batches, act=act, reorder=False, cbs=L(tta)), batches)
-            del m
-            yield (p,t) if order is None else nested_reorder((p,t), order)
 
 # %% ../nbs/09_ensemble.ipynb #745cd2b4
 def ensemble_preds(
@@ -307,20 +104,36 @@ def ensemble_preds(
     cpu:bool=True # Load exported learners on the CPU, as `load_learner` does?
 ) -> tuple: # Predictions and targets, as `get_preds` returns them
     "The weighted average of the members' predictions, one model in memory at a time"
-    members = _as_list(learns)
-    _check_avg(avg)
-    weights,act = _weights(weights, len(members)) if members else [],noop if avg == 'logits' else None
+    members,act = as_members(learns, avg),noop if avg == 'logits' else None
+    weights = member_weights(weights, len(members))
+    # a member without weight may predict anything, also what is no number
+    members,weights = [o for o,w in zip(members, weights) if w],[w for w in weights if w]
     res = None
-    for w,(p,t) in zip(weights or [1.], _predictions(members, ds_idx, dl, tta, learn, cpu, act)):
+    for w,(p,t) in zip(weights, member_preds(members, ds_idx, dl, tta, learn, cpu, act)):
         if res is None: res,targs,dtype = torch.zeros_like(p, dtype=torch.float64),t,p.dtype
         res += p.double()*w
-    if avg == 'logits': res = getcallable(_loss_func(members[0], learn, cpu), 'activation')(res)
+    if avg == 'logits':
+        with Member(members[0], 0, learn, cpu).opened() as m: res = getcallable(m.loss_func, 'activation')(res)
     return res.to(dtype), targs
 
-def _loss_func(o, learn, cpu):
-    with _opened(o, learn, cpu) as m: return m.loss_func
-
 # %% ../nbs/09_ensemble.ipynb #1333ce34
+_simple = str,int,float,bool,type(None)
+
+def _is_simple(o): return all(isinstance(v, _simple) for v in leaves_of(o))
+
+def _told(f):
+    "What can be told of what the function `f` does: simple values by name, its constants, and what it calls"
+    if isinstance(f, partial): return {**_told(f.func), **{f'argument {i}': o for i,o in enumerate(f.args) if _is_simple(o)},
+        **{k: v for k,v in f.keywords.items() if _is_simple(v)}}
+    code = getattr(f, '__code__', None)
+    if code is None: return {'name': getattr(f, '__qualname__', type(f).__name__)}
+    outside = {k: f.__globals__[k] for k in code.co_names if k in f.__globals__}
+    with contextlib.suppress(ValueError): outside.update(zip(code.co_freevars, (c.cell_contents for c in f.__closure__ or ())))
+    defaults = {f'default {i}': o for i,o in enumerate(f.__defaults__ or ())}
+    named = {k: v for k,v in {**outside, **defaults, **(f.__kwdefaults__ or {})}.items() if _is_simple(v)}
+    return {**named, 'constants': [o for o in code.co_consts if _is_simple(o)], 'names': list(code.co_names)}
+
+# %% ../nbs/09_ensemble.ipynb #4c214077
 def fit_ensemble(
     make_learner:Callable, # Makes a new, untrained Learner
     n:int, # Number of members
@@ -332,16 +145,17 @@ def fit_ensemble(
 ) -> L: # The trained learners
     "Train `n` members from different seeds; saved as they finish, and loaded, which is said, if they have been trained before"
     if n < 1: raise ValueError(f"n={n}: an ensemble needs at least one member")
-    return L(_fit_member(make_learner, fit, path, name, seed+i, retrain) for i in progress_bar(range(n)))
+    return L(_trained(make_learner, fit, path, name, seed+i, retrain) for i in progress_bar(range(n)))
 
-def _fit_member(make_learner, fit, path, name, seed, retrain):
+def _trained(make_learner, fit, path, name, seed, retrain):
     with kept_rng():
         set_seed(seed)
         learn = make_learner()
         file = Path(ifnone(path, learn.path/learn.model_dir))/f'{name}_seed{seed}.pth'
+        beside = file.with_suffix('.json')
+        told = json.loads(json.dumps({f'{k} of {nm}': v for nm,f in dict(make_learner=make_learner, fit=fit).items() for k,v in _told(f).items()}))
         if file.is_file() and not retrain:
-            try: _check_state(_state(file), learn.model, seed)
-            except ValueError as e: raise ValueError(f"{file} is of another net: {e}. Pass `retrain=True`, or another `path` or `name`") from e
+            _check_trained(file, beside, told, learn, seed)
             load_model(file, learn.model, None, with_opt=False, device=learn.dls.device)
             print(f'{file.name} was trained before and is loaded; retrain=True trains it anew')
         else:
@@ -349,11 +163,19 @@ def _fit_member(make_learner, fit, path, name, seed, retrain):
             set_seed(seed)
             fit(learn)
             file.parent.mkdir(parents=True, exist_ok=True)
-            # First under another name, so that a file is never half a member
-            part = file.with_suffix('.part')
-            save_model(part, learn.model, None, with_opt=False)
-            os.replace(part, file)
+            with whole_file(beside) as p: p.write_text(json.dumps(told))
+            with whole_file(file) as p: save_model(p, learn.model, None, with_opt=False)
     return learn
+
+def _check_trained(file, beside, told, learn, seed):
+    "Raise a ValueError if the member in `file` is of another net, or was trained in another way"
+    otherwise = "Pass `retrain=True`, or another `path` or `name`"
+    try: check_weights(read_weights(file), learn.model, seed)
+    except Exception as e: raise ValueError(f"{file} is of another net, or damaged: {e}. {otherwise}") from e
+    try: was = json.loads(beside.read_text()) if beside.is_file() else told
+    except ValueError: was = {}
+    for k in {**told, **was}:
+        if told.get(k) != was.get(k): raise ValueError(f"{file} was trained in another way: {k} was {was.get(k)!r}, and is {told.get(k)!r} now. {otherwise}")
 
 # %% ../nbs/09_ensemble.ipynb #f927dcca
 def _scores(learn, raw, targs):
@@ -413,15 +235,14 @@ def ensemble_report(
     cpu:bool=True # Load exported learners on the CPU, as `load_learner` does?
 ) -> EnsembleReport: # `table`, `disagreement`, `chosen`, `weights`
     "Each member's loss and metrics, the ensemble's, and the members that a greedy selection keeps"
-    members = _as_list(learns)
+    members = as_members(learns, avg)
     n = len(members)
     if rounds < 1: raise ValueError(f"rounds={rounds}: the selection tries at least one member")
-    _check_avg(avg)
-    ref = ifnone(learn, members[0] if members and isinstance(members[0], Learner) else None)
+    ref = ifnone(learn, members[0] if isinstance(members[0], Learner) else None)
     if ref is None: raise ValueError("the members are paths: pass `learn=`, a Learner with the loss function and metrics to score by")
-    raws,targs = zip(*_predictions(members, ds_idx, dl, tta, learn, cpu, noop))
+    raws,targs = zip(*member_preds(members, ds_idx, dl, tta, learn, cpu, noop))
     if targs[0] is None: raise ValueError("the DataLoader has no labels: a report needs some to score on")
-    link = _link(ref) if avg == 'probs' else ('none',None)
+    link = member_link(ref, avg)
     with undisturbed(ref):
         def score(idxs): return _scores(ref, mean_outputs([raws[i] for i in idxs], [1]*len(idxs), link), targs[0])
         chosen = _greedy(lambda idxs: score(idxs)['loss'], n, rounds)
@@ -458,11 +279,11 @@ def model_soup(
     dl:DataLoader|None=None # Data for the batch-norm statistics; None: the first member's training data
 ) -> Learner: # A new one; the members keep their weights
     "A Learner whose weights are the average of the members', with batch-norm statistics from the training data"
-    learns = _as_list(learns)
-    _check_learners(learns)
-    a,weights = learns[0],_weights(weights, len(learns))
+    learns = as_members(learns)
+    check_learners(learns)
+    a,weights = learns[0],member_weights(weights, len(learns))
     states = [get_model(o.model).state_dict() for o in learns]
-    for i,state in enumerate(states): _check_state(state, a.model, i)
+    for i,state in enumerate(states): check_weights(state, a.model, i)
     model = deepcopy(get_model(a.model))
     dl = ifnone(dl, a.dls.train)
     if _batch_norms(model) and not len(dl): raise ValueError("The models have batch norm, whose statistics are those of data, and the first member has no training data, "

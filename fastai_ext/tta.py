@@ -11,7 +11,8 @@ __all__ = ['TTAView', 'DihedralView', 'ShiftView', 'tta_views', 'FlipTTA', 'mcne
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from fastai.vision.all import *
-from .core import gathered_in_order, mean_outputs, output_link, undisturbed
+from .averaging import gathered_in_order, mean_outputs, output_link
+from .core import is_channels_last, is_plain_image, leaves_of, undisturbed
 
 # %% ../nbs/08_tta.ipynb #c43eae51
 class TTAView:
@@ -24,6 +25,10 @@ class TTAView:
     ): store_attr()
     def __call__(self, x): return self.move(x)
     def __repr__(self): return f"{type(self).__name__}({getattr(self.move, '__name__', self.move)})"
+    def check(self,
+        x:Tensor # Images that the model is about to be given
+    ):
+        "Raise a ValueError if there is no such view of `x`; here there always is"
     def undo(self,
         out:Tensor, # Raw outputs for the view
         output:str # What they are: 'label', 'map' or 'points'
@@ -37,8 +42,7 @@ class TTAView:
 # %% ../nbs/08_tta.ipynb #b48e2e64
 def _like(y, x):
     "`y` in the memory format of `x`"
-    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return y.contiguous(memory_format=torch.channels_last) if last else y
+    return y.contiguous(memory_format=torch.channels_last) if is_channels_last(x) else y
 
 class DihedralView(TTAView):
     "The image transposed if `t`, then mirrored left to right if `h` and top to bottom if `v`"
@@ -72,6 +76,10 @@ class ShiftView(TTAView):
         h:bool=False, # Mirror left to right after that?
         weight:float=1. # Share in the average, relative to the other views'
     ): store_attr()
+    def check(self, x):
+        "Reflection needs an image larger than the move"
+        if x.ndim not in (3,4) or x.shape[-2] <= abs(self.dy) or x.shape[-1] <= abs(self.dx): raise ValueError(
+            f"{self} moves images of (n,c,h,w) that are larger than the move, and these are {list(x.shape)}: choose other views")
     def __call__(self, x):
         (h,w),dy,dx = x.shape[-2:],self.dy,self.dx
         pad = abs(dx),abs(dx),abs(dy),abs(dy)
@@ -108,18 +116,16 @@ def _with_data(learn, ds_idx, dl):
     return dl.new(shuffle=False, drop_last=False)
 
 # %% ../nbs/08_tta.ipynb #e287e164
-def _is_image(o): return isinstance(o, TensorImageBase) or (type(o) in (Tensor,TensorBase) and o.ndim == 4)
+def _is_image(o): return isinstance(o, TensorImageBase) or is_plain_image(o)
 
 def _images(o): return tuple(map(_images, o)) if isinstance(o, (tuple,list)) else _is_image(o)
 
-def _moved(view, o, flags):
+def _viewed(view, o, flags):
     "`o`, its images moved"
-    if isinstance(flags, tuple): return tuple(_moved(view, *p) for p in zip(o, flags))
+    if isinstance(flags, tuple): return tuple(_viewed(view, *p) for p in zip(o, flags))
     return view(o) if flags else o
 
 # %% ../nbs/08_tta.ipynb #6e4a1c7d
-def _leaves(o): return [x for p in o for x in _leaves(p)] if isinstance(o, (tuple,list,L)) else [o]
-
 def _kind(t):
     "What an output is whose target is of type `t`; None if the type does not say"
     if issubclass(t, TensorBBox): raise TypeError("FlipTTA can't average bounding boxes: the mirrored views' boxes "
@@ -158,23 +164,24 @@ class FlipTTA(Callback):
 
     def before_batch(self):
         self._flags = _images(self.xb)
-        if not any(_leaves(self._flags)):
+        if not any(leaves_of(self._flags)):
             kinds = ', '.join(f'{type(o).__name__}{list(getattr(o, "shape", []))}' for o in self.xb)
             raise TypeError(f"FlipTTA needs an image to flip and the model's input has none: it is {kinds}. It takes "
                 "fastai's image types, and plain tensors of four axes (n,c,h,w)")
         self._out = self.output or self._target_kind()
-        if self.square: self._check_square()
+        for o in leaves_of(self.xb):
+            if _is_image(o): self._check(o)
 
-    def _check_square(self):
-        for o in _leaves(self.xb):
-            if _is_image(o) and o.shape[-1] != o.shape[-2]: raise ValueError(f"views='d4' turns images by 90 degrees, so they must be "
-                f"square, and these are {o.shape[-2]}×{o.shape[-1]}: pass 'hv', or the list `tta_views('d4')` if the model takes both shapes")
+    def _check(self, x):
+        for v in self.views: v.check(x)
+        if self.square and x.shape[-1] != x.shape[-2]: raise ValueError(f"views='d4' turns images by 90 degrees, so they must be "
+            f"square, and these are {x.shape[-2]}×{x.shape[-1]}: pass 'hv', or the list `tta_views('d4')` if the model takes both shapes")
 
     def _target_kind(self):
-        if len(self.yb): return _common({_kind(type(o)) for o in _leaves(self.yb)})
+        if len(self.yb): return _common({_kind(type(o)) for o in leaves_of(self.yb)})
         types = getattr(self.dls.train, '_types', None)
         types = first(types.values())[getattr(self.dls, 'n_inp', 1):] if isinstance(types, dict) else []
-        return _common({_kind(t) for t in _leaves(types) if isinstance(t, type)})
+        return _common({_kind(t) for t in leaves_of(types) if isinstance(t, type)})
 
     def after_pred(self):
         if not isinstance(self.pred, Tensor): raise TypeError(f"FlipTTA averages one tensor and the model returned "
@@ -188,7 +195,15 @@ class FlipTTA(Callback):
 
     def _outs(self, output):
         "The outputs for each view, taken back to the image's own place"
-        for v in self.views: yield v.undo(self.pred if v.plain else self.model(*_moved(v, self.xb, self._flags)), output)
+        plain = self.pred
+        for v in self.views: yield v.undo(plain if v.plain else self._pred(_viewed(v, self.xb, self._flags)), output)
+
+    def _pred(self, xb):
+        "The model's outputs, and what callbacks before this one make of them, as they did of the image's own"
+        self.learn.pred = self.model(*xb)
+        for o in self.learn.cbs.sorted('order'):
+            if o.order < self.order: o('after_pred')
+        return self.pred
 
 # %% ../nbs/08_tta.ipynb #1728593c
 @patch
@@ -229,7 +244,7 @@ class _CompareTTA(FlipTTA):
         super().__init__(list({self._key(v): v for views in self.sets.values() for v in views}.values()), **kwargs)
         self.square = 'd4' in sets.values()
 
-    def _key(self, v): return repr(v) if isinstance(v, (DihedralView,ShiftView)) else id(v)
+    def _key(self, v): return repr(v) if type(v) in (DihedralView,ShiftView) else id(v)
 
     def before_validate(self):
         super().before_validate()
@@ -293,15 +308,19 @@ def _report_row(cb, k):
 def tta_report(self:Learner,
     ds_idx:int=1, # `DataLoader` to score on if `dl` is None. 0: train. 1: valid
     dl:DataLoader|None=None, # `DataLoader` with labels to score on
-    views:Sequence|Mapping=('h','v','hv'), # Names of sets of views, or a dict from names to sets, as in `tta_views`
+    sets:Sequence|Mapping=('h','v','hv'), # Names of sets of views, or a dict from names to `views` as in `tta_views`
     avg:str='probs', # Average the predictions ('probs') or the raw outputs ('logits')
     output:str|None=None, # What the outputs are: 'label', 'map', 'points'; None: the target's type says
     cbs:Callback|Sequence|None=None # Further callbacks
 ) -> TTAReport: # A row for the plain predictions and one for each set
     "Loss and metrics without and with each set of views, on one pass over the data, and whether the difference is chance"
-    if isinstance(views, str): views = [views]
-    if not isinstance(views, Mapping): views = {o: o for o in views}
-    cb = _CompareTTA(views, avg=avg, output=output)
+    if isinstance(sets, str): sets = [sets]
+    if not isinstance(sets, Mapping):
+        sets = list(sets)
+        if not all(isinstance(o, str) for o in sets): raise TypeError(f"sets has names of sets of views, or is a dict from names to lists of views, got {sets}")
+        sets = {o: o for o in sets}
+    if 'none' in sets: raise ValueError("a set can't be called 'none', which the report calls the plain predictions: choose another name")
+    cb = _CompareTTA(sets, avg=avg, output=output)
     with undisturbed(self, dl):
         dl = _with_data(self, ds_idx, dl)
         with self.removed_cbs(_flip_ttas(self)): self.validate(ds_idx, dl, cbs=L(cbs)+cb)

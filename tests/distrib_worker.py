@@ -1,8 +1,9 @@
 "Run by test_distrib: predictions of two processes, as one process makes them; writes them to the file that is its argument"
 from fastai.distributed import *
 from fastai.vision.all import *
-import sys
+import contextlib, sys
 
+import kinds
 from fastai_ext.ensemble import ensemble, ensemble_preds
 from fastai_ext.tta import *
 
@@ -19,10 +20,23 @@ def broadcast(self, t, rank):
 def preds(learns, files):
     dl = learns[0].dls.test_dl(list(range(13, 30)), with_labels=True)
     together = ensemble(learns).remove_cb(ProgressCallback)
-    report = tensor(learns[0].tta_report(views='h').table[['fixed','broke']].fillna(0).astype(float).values)
+    report = tensor(learns[0].tta_report(sets='h').table[['fixed','broke']].fillna(0).astype(float).values)
     return (learns[0].tta_flip(), learns[0].tta_flip(views='d4', ds_idx=0), ensemble_preds(learns), ensemble_preds(learns, tta=FlipTTA('h')),
         ensemble_preds(files, dl=dl), ensemble_preds([learns[0], files[1]], dl=dl), together.tta_flip(),
         (report, report))
+
+def of_kinds(files):
+    "The ensembles of each kind of learner, from memory and mixed with files"
+    res = []
+    for k in kinds.kinds:
+        learns = kinds.make(k)
+        if not num_distrib():
+            for i,o in enumerate(learns): o.export(files/f'{k}{i}.pkl')
+        with contextlib.ExitStack() as stack:
+            if num_distrib():
+                for o in learns: stack.enter_context(o.distrib_ctx(sync_bn=False, cpu=True))
+            res += [ensemble_preds(learns), ensemble_preds([learns[0], files/f'{k}1.pkl', learns[2]], dl=kinds.everything(k, learns))]
+    return [(p, first(L(t))) for p,t in res]
 
 def main(out):
     set_seed(7)
@@ -37,6 +51,7 @@ def main(out):
         DistributedDL._broadcast = broadcast
         with learns[0].distrib_ctx(sync_bn=False, cpu=True), learns[1].distrib_ctx(sync_bn=False, cpu=True): res = preds(learns, files)
     else: res = preds(learns, files)
+    res = [*res, *of_kinds(Path(out).parent)]
     torch.save([tuple(map(torch.Tensor, o)) for o in res], f'{out}_{rank_distrib()}')
 
 if __name__ == '__main__': main(sys.argv[1])

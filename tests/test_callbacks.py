@@ -4,6 +4,7 @@ from fastai.callback.fp16 import *
 from fastai.test_utils import synth_learner
 from fastai.vision.all import *
 from fastai_ext.augment import *
+from fastai_ext.erase import *
 from fastai_ext.callbacks import *
 from torchvision.transforms import v2
 
@@ -168,7 +169,7 @@ callbacks = {'none': [], 'mixup': [MixUp()], 'cutmix': [CutMix()], 'batch transf
 @pytest.mark.parametrize('workers', [0,2])
 def test_shows_what_the_next_fit_is_given(cbs, workers):
     "Asked twice it gives the same batch, and a fit then gives the model just that one"
-    learn = image_learner(deepcopy(cbs), [RandErase(),RandCopy(),RandPadCrop(1),RandFlip(alternate=True)], workers=workers)
+    learn = image_learner(deepcopy(cbs), [RandErase(),RandCopy(),RandPadCrop(1),RandFlip()], workers=workers)
     set_seed(1)
     for _ in range(2):
         a,b,g = learn.show_train_batch(show=False),learn.show_train_batch(show=False),Grab(True)
@@ -201,7 +202,7 @@ class Failing(Callback):
 @pytest.mark.parametrize('cbs', callbacks.values(), ids=callbacks.keys())
 def test_no_trace(how, cbs):
     "Learner, model, optimiser, recorder, callbacks, loader and random states are as before, also when a callback fails"
-    learn = image_learner(deepcopy(cbs), [RandErase(),RandFlip(alternate=True)])
+    learn = image_learner(deepcopy(cbs), [RandErase(),RandFlip()])
     learn.dls.train.one_batch()
     if how=='trained': fit(learn)
     if how=='fails': learn.add_cb(Failing())

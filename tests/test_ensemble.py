@@ -5,6 +5,8 @@ import contextlib, pytest, subprocess, sys, warnings, weakref
 
 from fastai_ext.core import undisturbed
 from fastai_ext.ensemble import EnsembleModel, ensemble, ensemble_preds, ensemble_report, fit_ensemble, model_soup
+from fastai_ext.augment import RandFlip
+from fastai_ext.erase import RandErase
 from fastai_ext.tta import FlipTTA
 
 def image(i): return torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(i))
@@ -171,21 +173,26 @@ def test_shuffled_loader_comes_back_in_order(learns):
 def small_fit(learn):
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
 
-def test_resumed_members_are_those_of_an_uninterrupted_run(tmp_path):
+calls = SimpleNamespace(n=0, stop=None)
+def counted_fit(learn):
+    calls.n += 1
+    if calls.n == calls.stop: raise KeyboardInterrupt
+    small_fit(learn)
+
+@pytest.mark.parametrize('tfm', [None, RandErase, RandFlip])
+def test_resumed_members_are_those_of_an_uninterrupted_run(tmp_path, tfm):
+    "Also with loaders that the members share, and their transforms"
     dls = make_dls()
+    if tfm: dls.train.after_batch.add(tfm())
     def make(): return alike(1, dls, tmp_path)[0]
-    rng = torch.get_rng_state()
-    whole = fit_ensemble(make, 3, small_fit, path=tmp_path/'a')
+    rng,calls.n,calls.stop = torch.get_rng_state(),0,None
+    whole = fit_ensemble(make, 3, counted_fit, path=tmp_path/'a')
     assert torch.equal(torch.get_rng_state(), rng)
-    calls = []
-    def stop(learn):
-        calls.append(1)
-        if len(calls) == 3: raise KeyboardInterrupt
-        small_fit(learn)
-    with pytest.raises(KeyboardInterrupt): fit_ensemble(make, 3, stop, path=tmp_path/'b')
-    assert len(list((tmp_path/'b').iterdir())) == 2
-    resumed = fit_ensemble(make, 3, lambda learn: [calls.append(1), small_fit(learn)], path=tmp_path/'b')
-    assert len(calls) == 4
+    calls.n,calls.stop = 0,3
+    with pytest.raises(KeyboardInterrupt): fit_ensemble(make, 3, counted_fit, path=tmp_path/'b')
+    assert sorted(o.name for o in (tmp_path/'b').iterdir()) == [f'member_seed{i}.{o}' for i in (0,1) for o in ('json','pth')]
+    resumed = fit_ensemble(make, 3, counted_fit, path=tmp_path/'b')
+    assert calls.n == 4
     for a,b in zip(whole, resumed): assert all(torch.equal(v, w) for v,w in zip(a.model.state_dict().values(), b.model.state_dict().values()))
     assert not torch.equal(whole[0].model[0].weight, whole[1].model[0].weight)
     with pytest.raises(ValueError, match='n=0'): fit_ensemble(make, 0, small_fit)
@@ -193,15 +200,40 @@ def test_resumed_members_are_those_of_an_uninterrupted_run(tmp_path):
 def test_what_was_trained_before_is_said_or_trained_anew(tmp_path, capsys):
     dls = make_dls()
     def make(): return alike(1, dls, tmp_path)[0]
-    def forbidden(learn): 1/0
-    first = fit_ensemble(make, 2, small_fit, path=tmp_path/'a')
+    calls.n,calls.stop = 0,None
+    first = fit_ensemble(make, 2, counted_fit, path=tmp_path/'a')
     assert 'trained before' not in capsys.readouterr().out
-    again = fit_ensemble(make, 2, forbidden, path=tmp_path/'a')
-    assert capsys.readouterr().out.count('was trained before and is loaded') == 2
+    again = fit_ensemble(make, 2, counted_fit, path=tmp_path/'a')
+    assert capsys.readouterr().out.count('was trained before and is loaded') == 2 and calls.n == 2
     assert torch.equal(again[1].model[0].weight, first[1].model[0].weight)
-    with pytest.raises(ZeroDivisionError): fit_ensemble(make, 2, forbidden, path=tmp_path/'a', retrain=True)
+    fit_ensemble(make, 2, counted_fit, path=tmp_path/'a', retrain=True)
+    assert calls.n == 4
     other = Learner(dls, net(7), path=tmp_path)
-    with pytest.raises(ValueError, match='of another net.*retrain=True'): fit_ensemble(lambda: other, 1, forbidden, path=tmp_path/'a')
+    with pytest.raises(ValueError, match='of another net.*retrain=True'): fit_ensemble(lambda: other, 1, counted_fit, path=tmp_path/'a')
+    (tmp_path/'a'/'member_seed0.pth').write_bytes(b'half')
+    with pytest.raises(ValueError, match='damaged'): fit_ensemble(make, 1, counted_fit, path=tmp_path/'a')
+
+def fit_for(learn, epochs=1): small_fit(learn)
+n_epochs = 1
+
+def test_members_trained_in_another_way_are_refused(tmp_path):
+    "Numbers in the functions, in partials, defaults, closures and of the notebook; what can't be told is trusted"
+    dls,lr = make_dls(),.01
+    def make(): return alike(1, dls, tmp_path)[0]
+    def fits(k):
+        rate = lr*k
+        return [partial(fit_for, epochs=k), lambda learn, rate=rate: small_fit(learn), lambda learn: [small_fit(learn), rate]]
+    for i,(same,also,other) in enumerate(zip(fits(1), fits(1), fits(2))):
+        fit_ensemble(make, 1, same, path=tmp_path/str(i))
+        fit_ensemble(make, 1, also, path=tmp_path/str(i))
+        with pytest.raises(ValueError, match='trained in another way: (epochs|default 0|rate) of fit was'): fit_ensemble(make, 1, other, path=tmp_path/str(i))
+    fit_ensemble(make, 1, lambda learn: [small_fit(learn), n_epochs], path=tmp_path/'g')
+    try:
+        globals()['n_epochs'] = 2
+        with pytest.raises(ValueError, match='n_epochs of fit was 1, and is 2 now'): fit_ensemble(make, 1, lambda learn: [small_fit(learn), n_epochs], path=tmp_path/'g')
+    finally: globals()['n_epochs'] = 1
+    (tmp_path/'g'/'member_seed0.json').unlink()
+    fit_ensemble(make, 1, lambda learn: 1/0, path=tmp_path/'g')
 
 def test_report_is_what_validate_says(learns):
     rep = ensemble_report(learns)
@@ -231,7 +263,7 @@ def test_soup_averages_weights_and_renews_the_statistics(tmp_path):
     assert torch.allclose(ref[1].running_var, soup.model[1].running_var, atol=1e-6) and soup.model[1].momentum == .1
 
 def test_one_model_at_a_time(learns, tmp_path, monkeypatch):
-    import fastai_ext.ensemble as module
+    import fastai_ext.members as module
     for i in range(3): learns[i].export(f'{i}.pkl')
     alive,loaded = [],[]
     def load(*args, **kwargs):

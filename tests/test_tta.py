@@ -108,7 +108,7 @@ def test_maps_are_moved_back(seg, views):
     with torch.no_grad(): want = sum(back(seg.model(back(x, k)).softmax(1), k) for k in which)/len(which)
     assert torch.allclose(seg.tta_flip(views=views)[0], want, rtol=0, atol=1e-6)
     assert torch.allclose(seg.tta_flip(dl=seg.dls.test_dl(list(range(10, 20))), views=views)[0], want, rtol=0, atol=1e-6)
-    assert seg.tta_report(views=[views]).table['dice_multi'][1] == pytest.approx(seg.validate(cbs=FlipTTA(views))[1])
+    assert seg.tta_report(sets=[views]).table['dice_multi'][1] == pytest.approx(seg.validate(cbs=FlipTTA(views))[1])
 
 class Equivariant(Module):
     "Commutes with every move of the square: what a pixel and its four neighbours add up to"
@@ -261,7 +261,7 @@ def read_image(i):
 def test_each_batch_is_read_once():
     block = DataBlock((TransformBlock, CategoryBlock), get_x=read_image, get_y=label, splitter=IndexSplitter(range(9)))
     learn = quiet(Learner(block.dataloaders(list(range(12)), bs=4, num_workers=0), conv_net(), metrics=accuracy))
-    for do in (lambda: learn.tta_flip(views='d4'), lambda: learn.tta_report(views=['h','d4','shift'])):
+    for do in (lambda: learn.tta_flip(views='d4'), lambda: learn.tta_report(sets=['h','d4','shift'])):
         seen.read.clear()
         do()
         assert sorted(seen.read) == list(range(9))
@@ -300,7 +300,7 @@ def test_survives_pickling(learn, tmp_path):
 
 def test_report_counts_and_p_value(learn):
     from scipy.stats import binomtest
-    report = learn.tta_report(views=['h','d4','shift'])
+    report = learn.tta_report(sets=['h','d4','shift'])
     table = report.table
     assert not re.search('nan|NA|None', report._repr_html_()+repr(report))
     plain,targs = learn.get_preds()
@@ -359,3 +359,46 @@ def test_a_loader_of_unknown_length_is_not_without_data(learn):
     learn.dls = DataLoaders(dl, dl)
     learn.add_cb(BatchTransform(noop))
     assert len(learn.show_train_batch(show=False)) == 2
+
+class Temperature(Callback):
+    "Changes predictions before the average is taken"
+    order = 5
+    def after_pred(self): self.learn.pred = self.pred.pow(3)*2
+
+def test_what_callbacks_make_of_predictions_is_made_of_every_view(learn, xs):
+    "Also of those that a report makes, and of the view that is none of the image's own"
+    def _act(o): return (o.pow(3)*2).softmax(-1)
+    got = learn.tta_flip(cbs=Temperature())[0]
+    assert torch.allclose(got, hand_mean(learn.model, xs, 'h', _act), rtol=0, atol=1e-6)
+    assert not torch.allclose(got, learn.tta_flip()[0], atol=1e-3)
+    want = learn.validate(cbs=[Temperature(), FlipTTA()])[0]
+    assert learn.tta_report(sets=['h'], cbs=Temperature()).table['loss'][1] == pytest.approx(want)
+
+class Scaled(DihedralView):
+    def __init__(self, k):
+        super().__init__()
+        self.k,self.plain = k,False
+    def __call__(self, x): return x*self.k
+
+def test_views_of_a_class_of_ones_own_are_kept_apart(learn):
+    "Though they show in the same way"
+    a,b = Scaled(1.),Scaled(9.)
+    assert repr(a) == repr(b)
+    table = learn.tta_report(sets=dict(a=[a], b=[b])).table
+    for i,v in ((1,a), (2,b)): assert table['loss'][i] == pytest.approx(learn.validate(cbs=FlipTTA([v]))[0])
+    assert table['loss'][1] != table['loss'][2]
+
+def test_sets_of_a_report_are_checked_before_work(learn):
+    learn.model = None
+    with pytest.raises(ValueError, match="can't be called 'none'"): learn.tta_report(sets={'none': 'h'})
+    with pytest.raises(TypeError, match='names of sets'): learn.tta_report(sets=[DihedralView()])
+
+@pytest.mark.parametrize('shape', [(4,3,1,1), (4,3,1,8), (4,3,2,8,8)])
+def test_shifts_that_reflection_cant_fill_are_refused(learn, shape):
+    "Before the model is called"
+    calls = []
+    learn.model = nn.Sequential(nn.AdaptiveAvgPool2d(1) if len(shape)==4 else nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, 3))
+    learn.model.register_forward_hook(lambda *_: calls.append(1))
+    dl = TfmdDL([(TensorImage(torch.rand(shape[1:])), TensorCategory(0))]*4, bs=4, do_setup=False)
+    with pytest.raises(ValueError, match='larger than the move'): learn.tta_flip(dl=dl, views='shift')
+    assert not calls

@@ -9,6 +9,7 @@ from torch.utils.data import BatchSampler, RandomSampler, TensorDataset, Weighte
 import pytest, warnings
 
 from fastai_ext.augment import *
+from fastai_ext.erase import *
 from fastai_ext.callbacks import BatchTransform, LayerStats, Record
 from fastai_ext.models import mini_convnet, mini_resnet_fast
 from fastai_ext.schedule import BatchScheduler
@@ -133,7 +134,7 @@ def albumentations():
 norm = nn.utils.parametrizations
 learners = dict(vision=vision, vision_frozen=lambda: vision(), vision_trained=lambda: fit(vision(xresnet18)),
     vision_fp16=lambda: quiet(lambda: vision().to_fp16()), vision_channels_last=lambda: vision().add_cb(ChannelsLast()),
-    vision_mixup=lambda: vision().add_cb(MixUp()), vision_erase=lambda: vision(tfms=[RandErase(), RandFlip(alternate=True)]),
+    vision_mixup=lambda: vision().add_cb(MixUp()), vision_erase=lambda: vision(tfms=[RandErase(), RandFlip()]),
     vision_crop=lambda: vision(item_tfms=RandomResizedCrop(24)), convnet=lambda: Learner(image_dls(), mini_convnet(in_chans=3, num_classes=2)),
     resnet=lambda: Learner(image_dls(), mini_resnet_fast(in_chans=3, num_classes=2)), unet=unet, unet_trained=lambda: fit(unet()), tabular=tabular,
     tabular_trained=lambda: fit(tabular()), collab=lambda: collab(False), collab_nn=lambda: collab(True), language=language,
