@@ -172,7 +172,7 @@ def _fit(state, model, strict=True):
     "Pretrained weights without a classifier that has other outputs, of whose batch norm timm would keep the statistics"
     body,own = [{k:v for k,v in o.items() if not k.startswith('fc.')} for o in (state, model.state_dict())]
     if strict and (odd := sorted(body.keys() ^ own.keys())):
-        raise RuntimeError(f'{odd}: either the model or its pretrained weights lack these; pretrained_strict=False loads what both have')
+        raise RuntimeError(f'only the model or only its pretrained weights have {odd}; pretrained_strict=False loads what both have')
     return state if model.num_classes == model.pretrained_cfg['num_classes'] else body
 
 def _create(variant, pretrained, defaults, kwargs):
