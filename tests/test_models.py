@@ -189,6 +189,13 @@ def test_pretrained_weights_are_strict_about_the_rest(kwargs, trained, tmp_path)
         with pytest.raises(RuntimeError, match=re.escape(what)): load()
         if change is not other: load(pretrained_strict=False)
 
+def test_pretrained_weights_of_other_classes_keep_their_classifier_where_the_overlay_says_so(tmp_path):
+    source,cfg = timm.create_model('mini_resnet_fast', num_classes=5),dict(file=str(tmp_path/'m.pth'), num_classes=5)
+    torch.save(source.state_dict(), cfg['file'])
+    assert_same(timm.create_model('mini_resnet_fast', pretrained=True, pretrained_cfg_overlay=cfg).state_dict(), source.state_dict())
+    m = timm.create_model('mini_resnet_fast', pretrained=True, pretrained_cfg_overlay=cfg, num_classes=10)
+    assert m.num_classes == 10 and parts(m, False).keys() == parts(source, False).keys()
+
 def test_pretrained_weights_of_an_identity_path_that_needs_none(trained):
     "With as many channels as the stem makes it has no convolution there, so those weights are of another net"
     with pytest.raises(RuntimeError, match='stem.idconv.weight'):
