@@ -11,11 +11,15 @@ __all__ = ['MiniNet', 'mini_split', 'mini_convnet', 'mini_convnet_deep', 'mini_r
 # %% ../nbs/03_models.ipynb #c2cae5a2
 from fastai.basics import *
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model # chkstyle: ignore
+from timm.models._features import feature_take_indices
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 from .layers import *
 
 # %% ../nbs/03_models.ipynb #ed2a3f29
 class MiniNet(nn.Module):
     "A stem, stages that halve the image, and a classifier on what is pooled at the end"
+    grad_checkpointing = False
     def __init__(self,
         num_classes:int=10, # Outputs; 0 leaves the pooled features
         in_chans:int=1, # Channels of the input, of shape (N, in_chans, H, W)
@@ -45,32 +49,28 @@ class MiniNet(nn.Module):
         self.reset_classifier(num_classes, global_pool)
         for m in (self.stem, self.stages): m.apply(self.init)
 
-    def reset_classifier(self,
-        num_classes:int, # Outputs of the new, untrained classifier; 0 leaves the pooled features
-        global_pool:str|None=None # 'avg' or '', as above; None leaves it as it is
-    ):
-        "Put a new classifier in the place of the old one"
-        pool = self.global_pool if global_pool is None else global_pool
-        if pool not in ('avg', ''): raise ValueError(f"global_pool={pool!r}: expected 'avg' or ''")
-        if not pool and num_classes: raise ValueError("global_pool='' leaves a feature map, which has no classifier: pass num_classes=0")
-        self.num_classes,self.global_pool = num_classes,pool
-        self.pool = GlobalAvgPool() if pool else nn.Identity()
-        if not num_classes: self.fc = nn.Identity()
-        elif self.conv_head: self.fc = ConvBlock(self.num_features, num_classes, act_cls=None, norm_cls=None)
-        else: self.fc = nn.Sequential(nn.Linear(self.num_features, num_classes, bias=False), nn.BatchNorm1d(num_classes))
-        p = next(self.stem.parameters())
-        self.fc.apply(self.init).to(p.device, p.dtype)
-        for m in (self.pool, self.fc): m.train(self.training)
+    def _stage(self, stage, x):
+        "`stage(x)`, where checkpointed again in the backward pass: with copies of its buffers, or batch norms would count the batch twice"
+        if not self.grad_checkpointing: return stage(x)
+        runs = itertools.count()
+        def run(x): return functional_call(stage, {k:b.clone() for k,b in stage.named_buffers()} if next(runs) else {}, x)
+        return checkpoint(run, x, use_reentrant=False)
 
-    def get_classifier(self)->nn.Module: # What `reset_classifier` made; `nn.Identity` without one
-        "The classifier"
-        return self.fc
+    def _features(self, x, n:int):
+        "Outputs of the stem and of the first `n` stages"
+        x = self.stem(x)
+        res,x = [x],self.stem_drop(x)
+        for i,stage in enumerate(self.stages):
+            if i < n:
+                x = stage(x) if torch.jit.is_scripting() else self._stage(stage, x)
+                res.append(x)
+        return res
 
     def forward_features(self,
         x:Tensor # Images, (N, in_chans, H, W)
     )->Tensor: # (N, nfs[-1], h, w)
         "The last feature map"
-        return self.stages(self.stem_drop(self.stem(x)))
+        return self._features(x, len(self.stages))[-1]
 
     def forward_head(self,
         x:Tensor, # What `forward_features` returned
@@ -82,7 +82,75 @@ class MiniNet(nn.Module):
 
     def forward(self, x): return self.forward_head(self.forward_features(x))
 
-    def group_matcher(self, coarse:bool=False): return dict(stem=r'^stem', blocks=r'^stages\.(\d+)')
+# %% ../nbs/03_models.ipynb #bb877999
+@patch
+def reset_classifier(self:MiniNet,
+    num_classes:int, # Outputs of the new, untrained classifier; 0 leaves the pooled features
+    global_pool:str|None=None # 'avg' or '', as above; None leaves it as it is
+):
+    "Put a new classifier in the place of the old one"
+    pool = self.global_pool if global_pool is None else global_pool
+    if pool not in ('avg', ''): raise ValueError(f"global_pool={pool!r}: expected 'avg' or ''")
+    if not pool and num_classes: raise ValueError("global_pool='' leaves a feature map, which has no classifier: pass num_classes=0")
+    self.num_classes,self.global_pool = num_classes,pool
+    self.pool = GlobalAvgPool() if pool else nn.Identity()
+    if not num_classes: self.fc = nn.Identity()
+    elif self.conv_head: self.fc = ConvBlock(self.num_features, num_classes, act_cls=None, norm_cls=None)
+    else: self.fc = nn.Sequential(nn.Linear(self.num_features, num_classes, bias=False), nn.BatchNorm1d(num_classes))
+    p = next(self.stem.parameters())
+    self.fc.apply(self.init).to(p.device, p.dtype)
+    for m in (self.pool, self.fc): m.train(self.training)
+
+@patch
+def get_classifier(self:MiniNet)->nn.Module: # What `reset_classifier` made; `nn.Identity` without one
+    "The classifier"
+    return self.fc
+
+# %% ../nbs/03_models.ipynb #e028ae71
+@patch
+def forward_intermediates(self:MiniNet,
+    x:Tensor, # Images, (N, in_chans, H, W)
+    indices:int|list|None=None, # Which feature maps: the last so many, or by index from the stem, 0, to the last stage; None: all
+    norm:bool=False, # Changes nothing: every stage ends with its own norm
+    stop_early:bool=False, # Leave out the stages after the last of `indices`?
+    output_fmt:str='NCHW', # The only one that there is
+    intermediates_only:bool=False # Leave out the last feature map of the pair?
+)->tuple|list: # The last feature map that was computed, and a list of those asked for
+    "Feature maps of the stem and of the stages"
+    if output_fmt != 'NCHW': raise ValueError(f"output_fmt={output_fmt!r}: expected 'NCHW'")
+    take,last = feature_take_indices(len(self.feature_info), indices)
+    maps = self._features(x, last if stop_early else len(self.stages))
+    res = [o for i,o in enumerate(maps) if i in take]
+    return res if intermediates_only else (maps[-1], res)
+
+@patch
+def prune_intermediate_layers(self:MiniNet,
+    indices:int|list=1, # Which feature maps will be asked for, as in `forward_intermediates`
+    prune_norm:bool=False, # Changes nothing, as `norm` does
+    prune_head:bool=True # Remove the classifier though the last stage stays? Without that stage it always goes
+)->list: # `indices` counted from the stem
+    "Remove what `forward_intermediates` doesn't need for these feature maps"
+    take,last = feature_take_indices(len(self.feature_info), indices)
+    prune_head = prune_head or last < len(self.stages)
+    del self.stages[last:], self.feature_info[last+1:]
+    self.num_features = self.head_hidden_size = self.feature_info[-1]['num_chs']
+    if prune_head: self.reset_classifier(0, '')
+    return take
+
+# %% ../nbs/03_models.ipynb #366e9016
+@patch
+def set_grad_checkpointing(self:MiniNet,
+    enable:bool=True # Keep only what is between the stages for the backward pass, and compute the rest again there?
+):
+    "Train in less memory and more time"
+    self.grad_checkpointing = enable
+
+@patch
+def group_matcher(self:MiniNet,
+    coarse:bool=False # Changes nothing: a stage is one block
+)->dict: # Regular expressions for the names of parameters
+    "Parameter groups from the stem through the stages; timm puts what matches none, the classifier, last"
+    return dict(stem=r'^stem', blocks=r'^stages\.(\d+)')
 
 # %% ../nbs/03_models.ipynb #15d14d3d
 def mini_split(
@@ -92,24 +160,31 @@ def mini_split(
     return L(m.stem, m.stages, m.fc).map(params)
 
 # %% ../nbs/03_models.ipynb #6f5d8345
-def _cfg(**kwargs):
-    return dict(num_classes=10, input_size=(1,28,28), pool_size=(1,1), mean=(0.286,), std=(0.353,), first_conv=None, classifier='fc', **kwargs)
+def _cfg(first_conv=('stem.conv1.conv','stem.idconv'), classifier='fc.0', pool_size=(2,2)):
+    return dict(num_classes=10, input_size=(1,28,28), pool_size=pool_size, mean=(0.286,), std=(0.353,), first_conv=first_conv, classifier=classifier)
 
-default_cfgs = generate_default_cfgs({o: _cfg() for o in ('mini_convnet', 'mini_convnet_deep', 'mini_resnet', 'mini_resnet_wide',
-    'mini_resnet_gap', 'mini_resnet_slim', 'mini_resnet_fast', 'mini_resnet_drop')})
+default_cfgs = generate_default_cfgs(dict(mini_convnet=_cfg('stem.conv', 'fc.conv'), mini_convnet_deep=_cfg('stem.conv', 'fc.conv'),
+    mini_resnet=_cfg(pool_size=(1,1)), mini_resnet_wide=_cfg(pool_size=(1,1)), mini_resnet_gap=_cfg(), mini_resnet_slim=_cfg(),
+    mini_resnet_fast=_cfg('stem.conv'), mini_resnet_drop=_cfg('stem.conv')))
+
+# %% ../nbs/03_models.ipynb #a1814035
+def _fit(state, model, strict=True):
+    "Pretrained weights without a classifier that has other outputs, of whose batch norm timm would keep the statistics"
+    body,own = [{k:v for k,v in o.items() if not k.startswith('fc.')} for o in (state, model.state_dict())]
+    if strict and (odd := sorted(body.keys() ^ own.keys())):
+        raise RuntimeError(f'only the model or only its pretrained weights have {odd}; pretrained_strict=False loads what both have')
+    return state if model.num_classes == model.pretrained_cfg['num_classes'] else body
 
 def _create(variant, pretrained, defaults, kwargs):
-    return build_model_with_cfg(MiniNet, variant, pretrained, **{**defaults, **kwargs},
-        feature_cfg=dict(flatten_sequential=True, out_indices=tuple(range(len(kwargs.get('nfs', defaults['nfs']))))))
-
-_wide = dict(nfs=(16,32,64,128,256,512), stem_ks=5)
-_slim = dict(nfs=(16,32,64,128,256), stem_ks=5)
-_fast = dict(**_slim, stem_cls=ConvBlock)
+    kwargs = {**defaults, **kwargs}
+    features = dict(flatten_sequential=True, out_indices=tuple(range(len(kwargs['nfs']))), **kwargs.pop('feature_cfg', {}))
+    return build_model_with_cfg(MiniNet, variant, pretrained, feature_cfg=features,
+        pretrained_filter_fn=partial(_fit, strict=kwargs.get('pretrained_strict', True)), **kwargs)
 
 # %% ../nbs/03_models.ipynb #881de6be
 @register_model
 def mini_convnet(
-    pretrained:bool=False, # There are no weights to load: timm raises a RuntimeError if True
+    pretrained:bool=False, # Load weights? Only your own, `pretrained_cfg_overlay=dict(file=…)`: there are no others
     **kwargs # Arguments of `MiniNet`, in place of this model's
 )->MiniNet: # Untrained
     "Four stride-2 convolutions to 64 channels and a convolution as classifier"
@@ -118,7 +193,7 @@ def mini_convnet(
 
 @register_model
 def mini_convnet_deep(
-    pretrained:bool=False, # There are no weights to load: timm raises a RuntimeError if True
+    pretrained:bool=False, # Load weights? Only your own, `pretrained_cfg_overlay=dict(file=…)`: there are no others
     **kwargs # Arguments of `MiniNet`, in place of this model's
 )->MiniNet: # Untrained
     "A convolution at full size, four with stride 2 to 128 channels and a convolution as classifier"
@@ -127,16 +202,18 @@ def mini_convnet_deep(
 
 @register_model
 def mini_resnet(
-    pretrained:bool=False, # There are no weights to load: timm raises a RuntimeError if True
+    pretrained:bool=False, # Load weights? Only your own, `pretrained_cfg_overlay=dict(file=…)`: there are no others
     **kwargs # Arguments of `MiniNet`, in place of this model's
 )->MiniNet: # Untrained
     "Residual blocks from 8 to 256 channels"
     return _create('mini_resnet', pretrained, dict(nfs=(8,16,32,64,128,256)), kwargs)
 
 # %% ../nbs/03_models.ipynb #a2d18233
+_wide = dict(nfs=(16,32,64,128,256,512), stem_ks=5)
+
 @register_model
 def mini_resnet_wide(
-    pretrained:bool=False, # There are no weights to load: timm raises a RuntimeError if True
+    pretrained:bool=False, # Load weights? Only your own, `pretrained_cfg_overlay=dict(file=…)`: there are no others
     **kwargs # Arguments of `MiniNet`, in place of this model's
 )->MiniNet: # Untrained
     "Residual blocks from 16 to 512 channels, the first of them with 5×5 kernels"
@@ -144,16 +221,19 @@ def mini_resnet_wide(
 
 @register_model
 def mini_resnet_gap(
-    pretrained:bool=False, # There are no weights to load: timm raises a RuntimeError if True
+    pretrained:bool=False, # Load weights? Only your own, `pretrained_cfg_overlay=dict(file=…)`: there are no others
     **kwargs # Arguments of `MiniNet`, in place of this model's
 )->MiniNet: # Untrained
     "As `mini_resnet_wide`, with stride 1 in the last stage"
     return _create('mini_resnet_gap', pretrained, dict(**_wide, last_stride=1), kwargs)
 
 # %% ../nbs/03_models.ipynb #6ee097ad
+_slim = dict(nfs=(16,32,64,128,256), stem_ks=5)
+_fast = dict(**_slim, stem_cls=ConvBlock)
+
 @register_model
 def mini_resnet_slim(
-    pretrained:bool=False, # There are no weights to load: timm raises a RuntimeError if True
+    pretrained:bool=False, # Load weights? Only your own, `pretrained_cfg_overlay=dict(file=…)`: there are no others
     **kwargs # Arguments of `MiniNet`, in place of this model's
 )->MiniNet: # Untrained
     "As `mini_resnet_gap` without its last stage"
@@ -161,7 +241,7 @@ def mini_resnet_slim(
 
 @register_model
 def mini_resnet_fast(
-    pretrained:bool=False, # There are no weights to load: timm raises a RuntimeError if True
+    pretrained:bool=False, # Load weights? Only your own, `pretrained_cfg_overlay=dict(file=…)`: there are no others
     **kwargs # Arguments of `MiniNet`, in place of this model's
 )->MiniNet: # Untrained
     "As `mini_resnet_slim` with a single 5×5 convolution as its stem"
@@ -169,7 +249,7 @@ def mini_resnet_fast(
 
 @register_model
 def mini_resnet_drop(
-    pretrained:bool=False, # There are no weights to load: timm raises a RuntimeError if True
+    pretrained:bool=False, # Load weights? Only your own, `pretrained_cfg_overlay=dict(file=…)`: there are no others
     **kwargs # Arguments of `MiniNet`, in place of this model's
 )->MiniNet: # Untrained
     "As `mini_resnet_fast` with dropout: of channels after the stem, of features before the classifier"

@@ -1,6 +1,7 @@
 "The ladder: its figures, and what timm and fastai expect of a model"
 from fastai.vision.all import *
 import pytest, timm, torch
+from timm.models import group_parameters
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastai_ext.data import fashion_mnist_dls
@@ -103,6 +104,222 @@ def test_onnx(name, tmp_path):
 @pytest.mark.parametrize('name', names)
 def test_pretrained_weights_that_do_not_exist(name):
     with pytest.raises(RuntimeError, match=f'No pretrained weights exist for {name}'): timm.create_model(name, pretrained=True)
+
+# What timm's loader, wrappers and training script ask of a model
+
+def moved(before, after): return {k for k,v in after.state_dict().items() if v.shape != before.state_dict()[k].shape}
+def one_or_more(o): return {o} if isinstance(o, str) else set(o)
+
+@pytest.mark.parametrize('name', names)
+def test_default_cfg_is_true(name):
+    "What depends on the classes and on the channels is found by changing them"
+    cfg = timm.get_pretrained_cfg(name).to_dict()
+    m = timm.create_model(name)
+    assert cfg == {k: m.default_cfg[k] for k in cfg} and cfg['input_size'] == (m.in_chans, 28, 28) and cfg['num_classes'] == m.num_classes
+    assert {f'{o}.weight' for o in one_or_more(cfg['first_conv'])} == moved(m, timm.create_model(name, in_chans=5))
+    assert f"{cfg['classifier']}.weight" in moved(m, timm.create_model(name, num_classes=5))
+    assert m.get_submodule(cfg['classifier']).weight.ndim > 1
+    assert m.eval().forward_features(torch.randn(1, *cfg['input_size'])).shape == (1, m.num_features, *cfg['pool_size'])
+
+@pytest.mark.parametrize('name', names)
+def test_built_without_classifier_and_pooling(name):
+    x = torch.randn(2, 1, 28, 28)
+    for kw,shape in (dict(num_classes=0), ()), (dict(num_classes=0, global_pool=''), timm.get_pretrained_cfg(name).pool_size):
+        m = timm.create_model(name, **kw).eval()
+        assert m(x).shape == (2, m.head_hidden_size, *shape)
+    assert m.num_classes == 0 and not list(m.get_classifier().parameters())
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    "Makes a model, whose batch norms have seen data, and the file of its weights"
+    path = tmp_path_factory.mktemp('weights')
+    @functools.cache
+    def make(name, in_chans):
+        m = timm.create_model(name, in_chans=in_chans)
+        with torch.no_grad(): m.train()(torch.randn(8, in_chans, 28, 28))
+        torch.save(m.state_dict(), path/f'{name}{in_chans}.pth')
+        return m.eval(), dict(file=str(path/f'{name}{in_chans}.pth'))
+    return make
+
+def parts(m, head): return {k: v for k,v in m.state_dict().items() if k.startswith('fc.') == head}
+def assert_same(a, b): assert a.keys() == b.keys() and all(torch.equal(v, b[k]) for k,v in a.items())
+
+@pytest.mark.parametrize('name', names)
+def test_pretrained_weights_for_the_same_and_for_other_classes(name, trained):
+    source,cfg = trained(name, 1)
+    load = partial(timm.create_model, name, pretrained=True, pretrained_cfg_overlay=cfg)
+    assert_same(load().state_dict(), source.state_dict())
+    for n in 3,0: assert_same(parts(load(num_classes=n), False), parts(source, False))
+    set_seed(1)
+    m = load(num_classes=3)
+    set_seed(1)
+    assert_same(parts(m, True), parts(timm.create_model(name, num_classes=3), True))
+
+@pytest.mark.parametrize('name', names)
+@pytest.mark.parametrize('ni,no', [(1,3), (3,1)])
+def test_pretrained_weights_for_other_channels(name, trained, ni, no):
+    "A grey image and its copy in three channels are the same to both"
+    source,cfg = trained(name, ni)
+    x = torch.randn(2, 1, 28, 28)
+    for n in 10,4:
+        m = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(cfg, input_size=(ni,28,28)), in_chans=no, num_classes=n).eval()
+        torch.testing.assert_close(m.forward_features(x.expand(-1,no,-1,-1)), source.forward_features(x.expand(-1,ni,-1,-1)), atol=1e-4, rtol=1e-4)
+
+@pytest.mark.parametrize('name', names)
+def test_pretrained_weights_of_features_and_of_a_vision_learner(name, trained, dls):
+    source,cfg = trained(name, 1)
+    x = torch.randn(2, 1, 28, 28)
+    maps = timm.create_model(name, features_only=True, pretrained=True, pretrained_cfg_overlay=cfg, num_classes=3).eval()(x)
+    assert torch.equal(maps[-1], source.forward_features(x))
+    learn = vision_learner(dls, name, n_out=4, pretrained_cfg_overlay=cfg, loss_func=CrossEntropyLossFlat(), normalize=False)
+    assert_same(parts(learn.model[0].model.stages, False), parts(source.stages, False))
+
+@pytest.mark.parametrize('kwargs', [dict(), dict(num_classes=3), dict(num_classes=0), dict(in_chans=3), dict(features_only=True)])
+def test_pretrained_weights_are_strict_about_the_rest(kwargs, trained, tmp_path):
+    source,cfg = trained('mini_resnet_fast', 1)
+    load = partial(timm.create_model, 'mini_resnet_fast', pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path/'m.pth')), **kwargs)
+    key = 'stages.1.conv1.conv.weight'
+    def lacking(d): d.pop(key)
+    def more(d): d['stages.9.weight'] = torch.ones(1)
+    def other(d): d[key] = d[key][:5]
+    for change,what in (lacking,key), (more,'stages.9.weight'), (other,key):
+        state = source.state_dict()
+        change(state)
+        torch.save(state, tmp_path/'m.pth')
+        with pytest.raises(RuntimeError, match=re.escape(what)): load()
+        if change is not other: load(pretrained_strict=False)
+
+def test_pretrained_weights_of_other_classes_keep_their_classifier_where_the_overlay_says_so(tmp_path):
+    source,cfg = timm.create_model('mini_resnet_fast', num_classes=5),dict(file=str(tmp_path/'m.pth'), num_classes=5)
+    torch.save(source.state_dict(), cfg['file'])
+    assert_same(timm.create_model('mini_resnet_fast', pretrained=True, pretrained_cfg_overlay=cfg).state_dict(), source.state_dict())
+    m = timm.create_model('mini_resnet_fast', pretrained=True, pretrained_cfg_overlay=cfg, num_classes=10)
+    assert m.num_classes == 10 and parts(m, False).keys() == parts(source, False).keys()
+
+def test_pretrained_weights_of_an_identity_path_that_needs_none(trained):
+    "With as many channels as the stem makes it has no convolution there, so those weights are of another net"
+    with pytest.raises(RuntimeError, match='stem.idconv.weight'):
+        timm.create_model('mini_resnet', pretrained=True, pretrained_cfg_overlay=trained('mini_resnet', 1)[1], in_chans=8)
+
+@pytest.mark.parametrize('name', names)
+@pytest.mark.parametrize('cls', ['list', 'dict', 'hook', 'getter', 'fx'])
+def test_features_of_every_wrapper(name, cls, trained):
+    source,cfg = trained(name, 1)
+    x = torch.randn(2, 1, 28, 28)
+    for kwargs in dict(feature_cls=cls), dict(feature_cfg=dict(feature_cls=cls)), dict(feature_cls=cls, out_indices=(1,-1)):
+        m = timm.create_model(name, features_only=True, pretrained=True, pretrained_cfg_overlay=cfg, **kwargs).eval()
+        out = m(x)
+        out = list(out.values()) if isinstance(out, dict) else out
+        assert [o.shape[1] for o in out] == m.feature_info.channels() and len(out) == (2 if 'out_indices' in kwargs else len(source.feature_info))
+        assert [o.shape[-1] for o in out] == [math.ceil(28/r) for r in m.feature_info.reduction()]
+        assert torch.equal(out[-1], source.forward_features(x))
+
+@pytest.mark.parametrize('name', names)
+def test_forward_intermediates(name):
+    m,x = timm.create_model(name).eval(),torch.randn(2, 1, 28, 28)
+    stages = [m.stem, *m.stages]
+    want = list(itertools.accumulate(stages, lambda y,o: o(y), initial=x))[1:]
+    last,maps = m.forward_intermediates(x)
+    assert torch.equal(last, m.forward_features(x)) and len(maps) == len(want) == len(m.feature_info) and all(map(torch.equal, maps, want))
+    maps = m.forward_intermediates(x, indices=[-1,0], intermediates_only=True)
+    assert len(maps) == 2 and torch.equal(maps[0], want[0]) and torch.equal(maps[1], want[-1])
+    ran = []
+    for o in stages: o.register_forward_hook(lambda *args: ran.append(1))
+    last,maps = m.forward_intermediates(x, indices=[1], stop_early=True)
+    assert torch.equal(last, want[1]) and torch.equal(maps[0], want[1]) and len(ran) == 2
+    with pytest.raises(ValueError, match="output_fmt='NLC'"): m.forward_intermediates(x, output_fmt='NLC')
+
+@pytest.mark.parametrize('indices', [None, 1, 3, 5, [0], [2,1], [-1], (0,-2), [4,4]])
+@pytest.mark.parametrize('stop_early', [False, True])
+def test_indices_mean_what_they_do_in_timm(indices, stop_early):
+    "Five maps each, told apart by their size"
+    def depths(name, size, first):
+        m = timm.create_model(name, in_chans=1).eval()
+        maps = m.forward_intermediates(torch.randn(1, 1, size, size), indices=indices, stop_early=stop_early, intermediates_only=True)
+        return [int(math.log2(first/o.shape[-1])) for o in maps], timm.create_model(name).prune_intermediate_layers(indices)
+    assert depths('mini_resnet_slim', 64, 64) == depths('resnet18', 128, 64)
+
+@pytest.mark.parametrize('indices', [0, 7, [6], [-7]])
+def test_indices_that_are_not_there(indices):
+    for f in (MiniNet().prune_intermediate_layers, partial(MiniNet().forward_intermediates, torch.randn(1, 1, 28, 28))):
+        with pytest.raises(AssertionError, match='out of range'): f(indices=indices)
+
+@pytest.mark.parametrize('name', names)
+def test_prune_intermediate_layers(name):
+    m,x = timm.create_model(name).eval(),torch.randn(2, 1, 28, 28)
+    maps = m.forward_intermediates(x, intermediates_only=True)
+    assert m.prune_intermediate_layers([-1], prune_head=False) == [len(maps)-1] and m(x).shape == (2,10)
+    for last in range(len(maps)-1, -1, -1):
+        n = n_params(m)
+        assert m.prune_intermediate_layers([last], prune_head=False) == [last]
+        assert n_params(m) < n or last == len(maps)-1
+        assert m.num_features == m.head_hidden_size == maps[last].shape[1] and not any(o.training for o in m.modules())
+        assert all(map(torch.equal, m.forward_intermediates(x, intermediates_only=True), maps[:last+1]))
+        assert m(x).shape == ((2,10) if last == len(maps)-1 else maps[last].shape)
+    m.reset_classifier(3, 'avg')
+    assert m(x).shape == (2,3)
+    m = timm.create_model(name).eval()
+    m.prune_intermediate_layers([-1])
+    assert torch.equal(m(x), m.forward_features(x))
+
+def saved(m, x):
+    "How many numbers the forward pass keeps for the backward pass"
+    n = 0
+    def pack(o):
+        nonlocal n
+        n += o.numel()
+        return o
+    with torch.autograd.graph.saved_tensors_hooks(pack, noop): m(x)
+    return n
+
+@pytest.mark.parametrize('name', names)
+def test_grad_checkpointing_changes_nothing_but_memory(name):
+    a = timm.create_model(name, drop_rate=.2, stem_drop=.2)
+    b = timm.create_model(name, drop_rate=.2, stem_drop=.2)
+    b.load_state_dict(a.state_dict())
+    b.set_grad_checkpointing()
+    def train(m):
+        "Twice through the graph of each of two batches"
+        set_seed(2)
+        for i in range(2):
+            maps = m.forward_intermediates(torch.randn(4, 1, 28, 28), indices=2)
+            loss = (m.forward_head(maps[0])*torch.randn(10)).sum() + maps[1][0].mean()
+            for j in range(2): loss.backward(retain_graph=not j)
+        return {**{k: p.grad for k,p in m.named_parameters()}, **dict(m.named_buffers()), 'loss': loss.detach()}
+    assert_same(train(a), train(b))
+    x = torch.randn(4, 1, 28, 28)
+    assert torch.equal(a.eval()(x), b.eval()(x))
+    assert saved(b.train(), x) < saved(a.train(), x)
+    b.set_grad_checkpointing(False)
+    assert saved(b, x) == saved(a, x)
+
+@pytest.mark.parametrize('name', names)
+def test_group_matcher(name):
+    m = timm.create_model(name)
+    for coarse in False,True:
+        groups = group_parameters(m, m.group_matcher(coarse))
+        assert [{o.split('.')[0] for o in g} for g in groups.values()] == [{'stem'}, *[{'stages'}]*len(m.stages), {'fc'}]
+        assert [o for g in groups.values() for o in g] == [k for k,_ in m.named_parameters()]
+
+@pytest.mark.parametrize('name', names)
+def test_scripted_and_traced(name):
+    m,x = timm.create_model(name, num_classes=6, drop_rate=0., stem_drop=0.),torch.randn(2, 1, 28, 28)
+    for mode in True,False:
+        for o in (torch.jit.script(m.train(mode)), torch.fx.symbolic_trace(m)):
+            o.load_state_dict(m.state_dict())
+            assert torch.equal(o.train(mode)(x), m(x))
+    out = torch.fx.symbolic_trace(m.train())(x)
+    out.mean().backward()
+    assert all(p.grad is not None for p in m.parameters())
+
+@pytest.mark.parametrize('name', names)
+def test_one_image(name):
+    "A net that ends in a batch norm refuses it in training, as timm's of that kind do"
+    m,x = timm.create_model(name),torch.randn(1, 1, 28, 28)
+    assert m.eval()(x).shape == (1,10)
+    if m.conv_head: m.train()(x).sum().backward()
+    for o,size in ([] if m.conv_head else [(m, (1,1,64,64)), (timm.create_model('levit_128s'), (1,3,224,224))]):
+        with pytest.raises(ValueError, match='Expected more than 1 value per channel when training'): o.train()(torch.randn(size))
 
 def test_dropout_is_where_it_says():
     m = timm.create_model('mini_resnet_drop')
