@@ -207,10 +207,10 @@ def test_no_trace(how, cbs):
     if how=='trained': fit(learn)
     if how=='fails': learn.add_cb(Failing())
     before,flip = _state(learn),first(learn.dls.train.after_batch.fs, lambda o: isinstance(o, RandFlip))
-    seen = flip.seen.clone()
+    drawn,on = flip.drawn,flip.drawn.on.clone()
     try: learn.show_train_batch(show=False, unique=how=='unique')
     except KeyboardInterrupt: assert how=='fails'
-    assert torch.equal(flip.seen, seen)
+    assert flip.drawn is drawn and torch.equal(drawn.on, on)
     for k,v in before.items(): assert _same(v, _state(learn)[k]), k
 
 def test_unique():

@@ -70,7 +70,7 @@ def test_items_that_are_tables():
         return Learner(block.dataloaders(items, bs=4), nn.Linear(2, 3)).remove_cb(ProgressCallback)
     a,b,c = _make(frames()),_make(frames()),_make(frames(3.))
     assert torch.allclose(ensemble_preds([a, b])[0], (a.get_preds()[0]+b.get_preds()[0])/2, atol=1e-6)
-    with pytest.raises(ValueError, match='another item at place 1'): ensemble_preds([a, c])
+    with pytest.raises(ValueError, match='another item at place 0'): ensemble_preds([a, c])
 
 class Bytes(Transform):
     def encodes(self, x:TensorImage): return (x*255).byte()
