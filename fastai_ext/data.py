@@ -14,7 +14,7 @@ from http.client import HTTPException
 from importlib.resources import files
 import gzip, hashlib, io, zlib
 from fastai.vision.all import *
-from fastdownload import download_url
+from urllib.request import urlopen
 from PIL import ImageOps
 
 # %% ../nbs/01_data.ipynb #9bdfe334
@@ -33,7 +33,8 @@ def read_idx(
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'There is no file {path}')
     b = _read_bytes(path)
-    if len(b) < 4 or b[:2] != b'\0\0' or b[2] not in _idx_types:
+    # NumPy has at most 64 dimensions, before version 2 it was 32
+    if len(b) < 4 or b[:2] != b'\0\0' or b[2] not in _idx_types or b[3] > 32:
         raise ValueError(f'{path} is no IDX file: expected a start like 00 00 08 03, got {b[:4].hex(" ") or "nothing"}')
     start = 4 + 4*b[3]
     shape = tuple(np.frombuffer(b[4:start], '>u4', count=(len(b[4:start]))//4).tolist())
@@ -84,13 +85,23 @@ _fashion_url = 'https://github.com/zalandoresearch/fashion-mnist/raw/master/data
 _fashion_sha256 = dict(train_x='c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888', train_y='bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9',
     test_x='5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b', test_y='0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34')
 
-def _download_fashion(dest):
+def _chunks(r, end):
+    "What the response `r` has, until the time `end`: the timeout of a connection begins anew with every byte"
+    while b := r.read(2**16):
+        if time.time() > end: raise TimeoutError('it took too long')
+        yield b
+
+def _download_fashion(dest, minutes=10):
     "Download the four files to the folder `dest`, all of them or none"
     dest.parent.mkdir(parents=True, exist_ok=True)
+    end = time.time()+minutes*60
     # Beside `dest`, so that a file gets its name in one step
     with tempfile.TemporaryDirectory(dir=dest.parent) as tmp:
         for k,name in _fashion_files.items():
-            f = download_url(f'{_fashion_url}{name}.gz', Path(tmp)/f'{name}.gz', timeout=10)
+            f = Path(tmp)/f'{name}.gz'
+            with urlopen(f'{_fashion_url}{name}.gz', timeout=10) as r, f.open('wb') as o:
+                n = math.ceil(int(r.headers.get('Content-Length', 0))/2**16)
+                for b in progress_bar(_chunks(r, end), total=max(n, 1)): o.write(b)
             got = hashlib.sha256(_read_bytes(f)).hexdigest()
             if got != _fashion_sha256[k]: raise ValueError(f'The download {_fashion_url}{name}.gz has the wrong checksum {got}')
         dest.mkdir(exist_ok=True)
@@ -139,14 +150,17 @@ def fashion_mnist(
     if data not in ('auto', 'full'):
         if not Path(data).is_dir(): raise FileNotFoundError(f"There is no folder {data}: expected 'auto', 'embedded', 'full' or a folder")
         return _from_folder(Path(data))
-    env,home = os.environ.get('FASTAI_EXT_DATA'),fastai_path('data')/'fashion_mnist'
-    if env: return _from_folder(Path(env))
-    for folder in (home, _debian):
-        if _has_fashion(folder): return _from_folder(folder)
-    try: _download_fashion(home)
+    if os.environ.get('FASTAI_EXT_DATA'): return _from_folder(Path(os.environ['FASTAI_EXT_DATA']))
+    try: home,why = fastai_path('data')/'fashion_mnist',None # this makes fastai's folder if need be
+    except OSError as e: home,why = None,e
+    found = first((home, _debian), lambda o: o and _has_fashion(o))
+    if found: return _from_folder(found)
+    try:
+        if why: raise why
+        _download_fashion(home)
     except (OSError, HTTPException, ValueError) as e:
         if data == 'full': raise FileNotFoundError(f'The full Fashion-MNIST is neither here nor can it be downloaded ({e}): '
-            f'put its four files in {home} or name their folder in $FASTAI_EXT_DATA') from e
+            f'put its four files in a folder and name that, here or in $FASTAI_EXT_DATA') from e
         warn(f'Fashion-MNIST could not be downloaded ({e}): going on with the subset of 5,000 training and 1,000 test images')
         return _from_subset()
     return _from_folder(home)
@@ -188,7 +202,9 @@ def _fashion_split(items, valid_pct, seed):
     held = [rng.permutation(train[labels == c])[:round(valid_pct*sum(labels == c))] for c in np.unique(labels)]
     valid = np.sort(np.concatenate(held))
     if not len(valid): raise ValueError(f'valid_pct={valid_pct}: no image is held out, since no class has enough')
-    return np.setdiff1d(train, valid).tolist(),valid.tolist(),test.tolist()
+    rest = np.setdiff1d(train, valid)
+    if not len(rest): raise ValueError(f'valid_pct={valid_pct}: all images are held out, and none is left to train on')
+    return rest.tolist(),valid.tolist(),test.tolist()
 
 # %% ../nbs/01_data.ipynb #aee8bd7e
 def fashion_mnist_block(

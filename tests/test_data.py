@@ -1,6 +1,6 @@
 "IDX files right and wrong, where the data is looked for, the embedded subset, the DataLoaders"
 from fastai.vision.all import *
-import gzip, pytest, struct, subprocess
+import contextlib, gzip, pytest, struct, subprocess
 
 from fastai_ext import data as mod
 from fastai_ext.data import *
@@ -190,3 +190,44 @@ def test_split_of_classes_of_different_sizes(tmp_path):
     held = np.bincount([int(o[1]) for o in dls.valid_ds], minlength=10)
     assert held.tolist() == [10, 5, 2, 1, 1, 1, 1, 1, 1, 1] and len(dls.train_ds) == sum(counts)-24
     with pytest.raises(ValueError, match='valid_pct=0.001'): fashion_mnist_dls(tmp_path, valid_pct=.001)
+
+def test_header_of_too_many_dimensions(tmp_path):
+    f = tmp_path/'x'
+    f.write_bytes(bytes([0,0,8,255]) + bytes([0,0,0,1])*255 + b'a')
+    with pytest.raises(ValueError, match='no IDX file'): read_idx(f)
+
+def test_nothing_left_to_train_on():
+    with pytest.raises(ValueError, match='none is left to train on'): fashion_mnist_dls('embedded', valid_pct=.9999)
+
+def test_fastai_home_that_cannot_be_made(no_data, monkeypatch):
+    (no_data/'file').write_text('')
+    monkeypatch.setenv('FASTAI_HOME', str(no_data/'file'/'home'))
+    with pytest.warns(UserWarning, match='subset of 5,000'): assert 'comes with' in fashion_mnist('auto').where
+    with pytest.raises(FileNotFoundError, match='FASTAI_EXT_DATA'): fashion_mnist('full')
+    write_folder(no_data/'debian')
+    assert 'debian' in fashion_mnist('auto').where
+
+def test_a_server_that_trickles_is_given_up(no_data):
+    "Though every byte comes in time"
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    import threading
+    class Slow(BaseHTTPRequestHandler):
+        def log_message(self, *_): pass
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header('Content-Length', str(10**9))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(600):
+                    self.wfile.write(b'a'*8192)
+                    time.sleep(.05)
+    server = HTTPServer(('127.0.0.1', 0), Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        mod._fashion_url,was = f'http://127.0.0.1:{server.server_port}/',mod._fashion_url
+        start = time.time()
+        with pytest.raises(TimeoutError, match='too long'): mod._download_fashion(no_data/'dest', minutes=.02)
+        assert time.time()-start < 20 and not (no_data/'dest').exists()
+    finally:
+        mod._fashion_url = was
+        server.shutdown()

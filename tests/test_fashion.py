@@ -4,6 +4,7 @@ import pickle, pytest, signal, subprocess
 
 from fastai_ext import fashion as mod
 from fastai_ext.data import *
+from fastai_ext.cli import main
 from fastai_ext.fashion import *
 
 files = {'results.json', 'report.md', 'run.json', 'learner.pkl', 'batch.png', 'losses.png', 'schedule.png', 'confusion_matrix.png', 'top_losses.png'}
@@ -35,7 +36,7 @@ def test_job_leaves_everything_whole(run):
     out,res = run
     assert {o.name for o in out.iterdir()} == files|{'members'}
     assert json.loads((out/'results.json').read_text()) == json.loads(json.dumps(res))
-    assert {o.name for o in (out/'members').iterdir()} == {'member_1.json', 'member_1-2.pth', 'member_2.json', 'member_2-2.pth'}
+    assert {o.name for o in (out/'members').iterdir()} - {'.lock'} == {'member_1.json', 'member_1-2.pth', 'member_2.json', 'member_2-2.pth'}
     for o in out.glob('*.png'): Image.open(o).verify()
     report = (out/'report.md').read_text()
     for m in res['members'].values():
@@ -135,10 +136,24 @@ def test_predict(capsys, run, tmp_path):
     assert first(got) == name and [got[o] for o in learn.dls.vocab] == pytest.approx(probs.tolist(), abs=1e-5)
     assert predict_images(out, names[2:], invert=True)[0] == pytest.approx(got, abs=1e-5)
 
-def test_training_that_diverges_is_an_error(capsys, tmp_path, folder):
+def test_training_that_diverges_is_an_error_whose_advice_can_be_followed(capsys, tmp_path, folder):
     out = tmp_path/'out'
-    check_error(capsys, ['fashion', '--out', str(out), '--data', folder, '--model', 'mini_convnet', '--epochs', '1', '--lr', '1e30', '--bs', '20'], 'lower learning rate')
-    assert not (out/'results.json').exists() and not (out/'learner.pkl').exists()
+    args = ['fashion', '--out', str(out), '--data', folder, '--model', 'mini_convnet', '--epochs', '1', '--seeds', '1', '--bs', '20', '--lr']
+    check_error(capsys, [*args, '1e30'], 'fastai-ext: The loss became', 'lower learning rate')
+    assert not [o for o in out.rglob('*') if o.is_file() and o.name != '.lock']
+    main([*args, '1e-2'])
+    assert (out/'results.json').is_file()
+
+def test_advice_where_a_member_is_finished(capsys, tmp_path, folder, monkeypatch):
+    "What is there stays, and the next try goes elsewhere"
+    make = mod.fashion_learner
+    def _diverging(*args, **kwargs):
+        learn = make(*args, **kwargs)
+        if (tmp_path/'members'/'member_1.json').exists(): learn.model.stem.conv.weight.data.fill_(math.nan)
+        return learn
+    monkeypatch.setattr(mod, 'fashion_learner', _diverging)
+    with pytest.raises(ValueError, match='seed 2: begin again with a lower learning rate, in another folder'): fashion_job(tmp_path, data=folder, **quick)
+    assert (tmp_path/'run.json').is_file() and (tmp_path/'members'/'member_1.json').is_file()
 
 @pytest.mark.parametrize('given,match', [(dict(epochs=1.5), 'epochs=1.5'), (dict(seeds=[1.5]), '1.5 is no whole'), (dict(model=None), 'model=None')])
 def test_settings_of_the_wrong_type(tmp_path, given, match):
@@ -230,3 +245,82 @@ def test_ctrl_c_leaves_what_is_finished_and_says_how_to_resume(tmp_path, folder)
     finally: p.kill()
     assert p.returncode == 130 and 'Traceback' not in err and f"fastai-ext fashion --resume --out '{out}'" in err
     assert (out/'run.json').is_file() and not (out/'results.json').exists()
+
+@pytest.mark.parametrize('text', ['{"epochs": "x"}', '{"epochs": 2, "nonsense": 1}', '{"seeds": [1.5]}', '{"lr": null}'])
+def test_edited_settings(capsys, tmp_path, text):
+    (tmp_path/'run.json').write_text(text)
+    check_error(capsys, ['fashion', '--out', str(tmp_path), '--resume'], 'run.json is damaged')
+
+@pytest.mark.parametrize('change', [dict(epochs=None), dict(loss='x'), dict(weights=3)])
+def test_edited_history(capsys, run, change):
+    f = run[0]/'members'/'member_1.json'
+    was = f.read_text()
+    f.write_text(json.dumps({**json.loads(was), **change}))
+    try: check_error(capsys, ['fashion', '--out', str(run[0]), '--resume'], 'member_1.json is damaged', first(change))
+    finally: f.write_text(was)
+
+def test_two_processes_on_one_folder(capsys, run):
+    code = f"from filelock import FileLock\nwith FileLock({str(run[0]/'members'/'.lock')!r}):\n print('held', flush=True)\n input()"
+    p = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert p.stdout.readline() == 'held\n'
+        check_error(capsys, ['fashion', '--out', str(run[0]), '--resume'], 'Another process is at work')
+    finally: p.communicate('\n')
+    fashion_job(run[0], resume=True)
+
+def test_several_processes_are_refused(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    check_error(capsys, ['fashion', '--out', str(tmp_path/'out')], 'torchrun', 'run it alone')
+    assert not (tmp_path/'out').exists()
+
+def test_full_disk(tmp_path, folder):
+    "A limit on the size of files stands for it; nothing is left half"
+    code = f"""if True:
+        import resource, signal
+        from fastai_ext.cli import main
+        from fastai_ext.fashion import *
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        main(['fashion', '--out', {str(tmp_path/'out')!r}, '--data', {folder!r}, '--model', 'mini_convnet', '--epochs', '1', '--seeds', '1', '--bs', '50'])"""
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert res.returncode == 2 and len(res.stderr.splitlines()) == 1 and res.stderr.startswith('fastai-ext: '), res.stderr
+    assert not list((tmp_path/'out').rglob('part-*')) and not (tmp_path/'out'/'results.json').exists()
+
+def test_help_needs_no_torch():
+    code = "import sys\nfrom fastai_ext.cli import main\ntry: main(['fashion', '--help'])\nfinally: assert 'torch' not in sys.modules"
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert res.returncode == 0 and '--seeds' in res.stdout, res.stderr
+    assert re.fullmatch(r'fastai_ext \d+\.\d+\.\d+\n', subprocess.run([sys.executable, '-m', 'fastai_ext', '--version'], capture_output=True, text=True).stdout)
+
+def test_no_bars_in_a_file(capsys, tmp_path, folder):
+    cbs = list(defaults.callbacks)
+    main(['fashion', '--out', str(tmp_path), '--data', folder, '--model', 'mini_convnet', '--epochs', '1', '--seeds', '1', '--bs', '50'])
+    out = capsys.readouterr().out
+    assert '█' not in out and '\r' not in out and 'Test accuracy' in out and defaults.callbacks == cbs
+
+def test_pictures_show_what_the_model_sees(run):
+    "Light on black: the corners of the items are the darkest"
+    for name in ('batch.png', 'top_losses.png'):
+        a = np.asarray(Image.open(run[0]/name).convert('L')).astype(float)
+        inside = a < 250
+        assert (a[inside] < 40).mean() > .3, name
+
+def test_predict_hints_when_the_border_is_bright(capsys, run, tmp_path):
+    x = Image.fromarray(255-fashion_mnist('embedded').test_x[0])
+    x.save(tmp_path/'white.png')
+    with pytest.warns(UserWarning, match='white.png look dark on bright.*invert=True'): predict_images(run[0], [tmp_path/'white.png'])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        predict_images(run[0], [tmp_path/'white.png'], invert=True)
+    main(['predict', str(tmp_path/'white.png'), '--learner', str(run[0])])
+    assert 'look dark on bright' in capsys.readouterr().err
+
+def test_predicts_in_the_way_that_was_better(run, tmp_path):
+    "By the validation images; the report and its pictures say which"
+    out,res = run
+    assert res['tta'] == (res['ensemble']['valid_tta'] > res['ensemble']['valid'])
+    assert res['headline'] == res['ensemble']['test_tta' if res['tta'] else 'test']
+    assert f'{res["headline"]:.4f} on the test images{", with flip TTA" if res["tta"] else ", plain"}' in (out/'report.md').read_text()
+    Image.fromarray(fashion_mnist('embedded').test_x[0]).save(tmp_path/'a.png')
+    plain,tta,default = (predict_images(out, [tmp_path/'a.png'], tta=o)[0] for o in (False,True,None))
+    assert plain != pytest.approx(tta, abs=1e-6) and default == pytest.approx(tta if res['tta'] else plain, abs=1e-7)
