@@ -195,9 +195,9 @@ def _report(r):
         f'| {k} | {" | ".join(mean_sd(L(v[c])) for c in cols)} |' for k,v in rows.items()]
     p,s,env = r['headline'],r['settings'],r['environment']
     lines = [f'# {s["model"]} on Fashion-MNIST', f'{r["data"]}.', '\n'.join(table),
-        f'The exported learner reaches {p:.4f} on the test images{_how[r["tta"]]}, which was {"" if r["tta"] else "not "}better on the validation '
-        f'images: so it predicts, and so the pictures of errors below are made. One standard error of such an accuracy on {r["n_test"]:,} images is '
-        f'{math.sqrt(p*(1-p)/r["n_test"]):.4f}.',
+        f'The exported learner predicts{_how[r["tta"]][1:]}, since TTA was {"" if r["tta"] else "not "}better on the validation images, and reaches '
+        f'{p:.4f} on the test images; the pictures of errors are of these predictions. One standard error of such an accuracy on {r["n_test"]:,} '
+        f'images is {math.sqrt(p*(1-p)/r["n_test"]):.4f}.',
         f'{s["epochs"]} epochs each, batch size {s["bs"]}, learning rate {s["lr"]}; {r["params"]:,} parameters, {r["macs"]/1e6:.1f} MMACs an image; '
         f'{r["seconds"]:.0f} s of training. Measured with {", ".join(f"{k} {v}" for k,v in env.items() if v is not None)}.',
         *[f'![]({o})' for o in ('batch.png', 'losses.png', 'schedule.png', 'confusion_matrix.png', 'top_losses.png')],
@@ -254,10 +254,9 @@ def _run(out, s, data, dls, learn, summary):
         final = ensemble(learns)
         together = _judge(final, parts)
     tta = together['valid_tta'] > together['valid']
-    results = dict(settings=dict(s), data=str(data), n_test=len(data.test_y), members=members, ensemble=together,
-        tta=tta, headline=together['test_tta' if tta else 'test'],
-        params=summary.total_params, macs=summary.total_macs, seconds=sum(h['seconds'] for h in histories.values()),
-        summary=str(summary), environment=environment())
+    results = dict(settings=dict(s), data=str(data), n_test=len(data.test_y), members=members, ensemble=together, tta=tta)
+    results.update(headline=together['test_tta' if tta else 'test'], params=summary.total_params, macs=summary.total_macs,
+        seconds=sum(h['seconds'] for h in histories.values()), summary=str(summary), environment=environment())
     return _keep(out, final, histories, results)
 
 def _keep(out, final, histories, results):

@@ -320,7 +320,7 @@ def test_predicts_in_the_way_that_was_better(run, tmp_path):
     out,res = run
     assert res['tta'] == (res['ensemble']['valid_tta'] > res['ensemble']['valid'])
     assert res['headline'] == res['ensemble']['test_tta' if res['tta'] else 'test']
-    assert f'{res["headline"]:.4f} on the test images{", with flip TTA" if res["tta"] else ", plain"}' in (out/'report.md').read_text()
+    assert f'predicts {"with flip TTA" if res["tta"] else "plain"}, since' in (out/'report.md').read_text()
     Image.fromarray(fashion_mnist('embedded').test_x[0]).save(tmp_path/'a.png')
     plain,tta,default = (predict_images(out, [tmp_path/'a.png'], tta=o)[0] for o in (False,True,None))
     assert plain != pytest.approx(tta, abs=1e-6) and default == pytest.approx(tta if res['tta'] else plain, abs=1e-7)
