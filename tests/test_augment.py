@@ -753,3 +753,41 @@ def test_flips_as_given():
     x = torch.rand(4,1,5,6)
     y = rand_flip(x, p=tensor([[0.,0],[1,0],[0,1],[1,1]]), vertical=True)
     for o,want in zip(y, (x[0], x[1].flip(-1), x[2].flip(-2), x[3].flip((-1,-2)))): assert torch.equal(o, want)
+
+# A mask that equals its image still does, or is refused
+
+followers = [RandErase(fill=7, mask_fill=7), RandErase((.1,.5), aspect=(.5,2.), fill=7, mask_fill=7, batch=True), *geometric]
+mask_shapes = {'nhw': (6,12,16), 'n1hw': (6,1,12,16), 'nchw': (6,3,12,16), 'hw': (12,16), '1hw': (1,12,16), 'chw': (3,12,16)}
+
+@pytest.mark.parametrize('inplace', [False,True])
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int64, torch.float32])
+@pytest.mark.parametrize('shape', mask_shapes.values(), ids=mask_shapes.keys())
+@pytest.mark.parametrize('t', followers, ids=str)
+def test_masks_of_all_shapes(t, shape, dtype, inplace):
+    t = deepcopy(t)
+    t.inplace = inplace
+    batch,changed = len(shape)==4 or shape[0]==6,False
+    set_seed(54)
+    for _ in range(6):
+        m = torch.randint(0, 7, shape).to(dtype)
+        x = (m.unsqueeze(-3) if shape[-2:]==shape or shape[0]==6 and len(shape)==3 else m).float().clone()
+        a,b = t((TensorImage(x),TensorMask(m.clone())), split_idx=0)
+        assert b.shape==shape and b.dtype==dtype and type(b) is TensorMask and type(a) is TensorImage
+        assert torch.equal(plain(a).reshape(shape), plain(b).float())
+        changed |= not torch.equal(plain(b), m)
+    assert changed
+
+@pytest.mark.parametrize('k', [(2,2), (1,3), (.5,.5), (1.5,1.5), (.25,1)])
+@pytest.mark.parametrize('t', followers, ids=str)
+def test_masks_of_other_sizes_agree_or_are_refused(t, k):
+    "A mask each of whose pixels shows a block of the image, or the other way round"
+    x = torch.randint(0, 7, (6,1,8,8)).float()
+    big = [1 if o>=1 else round(1/o) for o in k]
+    x = x.repeat_interleave(big[0], 2).repeat_interleave(big[1], 3)
+    h,w = (int(n*o) for n,o in zip(x.shape[-2:], k))
+    m = F.interpolate(x, (h,w), mode='nearest')
+    try: a,b = t((TensorImage(x),TensorMask(m[:,0].long())), split_idx=0)
+    except ValueError as e: assert "can't follow images" in str(e)
+    else:
+        if isinstance(t, RandErase): return # in proportion, to the pixel that its patches are rounded to
+        assert torch.equal(F.interpolate(plain(a), (h,w), mode='nearest')[:,0], plain(b).float())
