@@ -11,6 +11,7 @@ from .receptive import *
 from .summary import *
 from .augment import *
 from .callbacks import *
+from .record import *
 from .schedule import *
 from .tta import *
 from .ensemble import *
