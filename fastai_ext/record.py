@@ -273,8 +273,8 @@ class LayerStats(FitCallback, ActivationStats):
         if o.device.type != 'cpu' or bins > 250: return o.histc(bins, lo, hi)
         i = torch.add(1-lo*bins/(hi-lo), o, alpha=bins/(hi-lo)).clamp_(0, bins+1) # 0 and bins+1: outside
         res = torch.bincount(i.byte().reshape(-1), minlength=bins+2).numpy()
-        # the upper edge came to bins+1 and belongs to the last bin; few layers reach it, and the look is costly
-        if res[bins+1]: res[bins] += res[bins+1]-(o>hi).sum().numpy()
+        # the upper edge came to bins+1 and belongs to the last bin; NumPy counts faster, and few layers get there
+        if res[bins+1]: res[bins] += res[bins+1]-np.count_nonzero((o>hi).numpy())
         return torch.from_numpy(res[1:bins+1]).float()
 
     def after_pred(self):

@@ -282,10 +282,9 @@ class Heard(FitCallback):
         return super().__call__(event_name)
     def start_fit(self): self.events.append('[start]')
 
-outside = dict(validate=lambda l: l.validate(), get_preds=lambda l: l.get_preds(),
-    inner=lambda l: l.get_preds(inner=True), lr_find=lambda l: l.lr_find(num_it=6, show_plot=False),
-    predict=lambda l: l.predict(l.dls.valid_ds[0][0]),
-    show_results=lambda l: l.show_results(show=False), interpretation=lambda l: Interpretation.from_learner(l))
+outside = dict(validate=lambda l: l.validate(), get_preds=lambda l: l.get_preds(), inner=lambda l: l.get_preds(inner=True),
+    lr_find=lambda l: l.lr_find(num_it=6, show_plot=False), predict=lambda l: l.predict(l.dls.valid_ds[0][0]),
+    show_results=lambda l: l.show_results(show=False), interpretation=Interpretation.from_learner)
 
 @pytest.mark.parametrize('call', outside.values(), ids=outside.keys())
 def test_hears_fits_only(call):
@@ -399,16 +398,24 @@ def test_stays_out_of_the_rest():
     assert len(found) == 2 and len(learn.get_preds()[0])
     with learn.no_bar(), learn.no_logging(): learn.lr_find(num_it=6, show_plot=False)
 
+class Weights(Callback):
+    "The model's weight after each epoch"
+    def before_fit(self): self.res = []
+    def after_epoch(self): self.res.append(self.model.a.item())
+
 @pytest.mark.parametrize('exc', [KeyboardInterrupt(), CancelFitException()])
 def test_after_an_interrupt_all_is_as_before(exc, tmp_path):
-    learn = synth_learner(n_trn=3, path=tmp_path, cbs=[SkipValid(except_every=2), SaveModelCallback()])
+    "Ended in an epoch without validation: a cancelled fit gives the best model, and the next one is like the first"
+    learn,w = synth_learner(n_trn=3, path=tmp_path, cbs=[SkipValid(except_every=2), SaveModelCallback()]),Weights()
     class Stop(Callback):
         order = 300
         def after_epoch(self):
             if self.epoch==2: raise exc
-    try: skip_fit(6, Stop(), learn=learn)
+    try: skip_fit(6, Stop(), w, learn=learn)
     except KeyboardInterrupt: pass
+    else: assert learn.model.a.item() == w.res[1] != w.res[2]
     (tmp_path/'models'/'model.pth').unlink()
+    learn.save_model.best = -math.inf
     assert skip_fit(2, noop_cb(), learn=learn)[1] == [1] and (tmp_path/'models'/'model.pth').exists()
 
 def noop_cb(): return Callback()
@@ -431,9 +438,6 @@ class Scores(Callback):
 
 def test_the_best_validated_model_is_kept(tmp_path):
     "SaveModelCallback saves and loads the weights of the best of the epochs that have a value"
-    class Weights(Callback):
-        def before_fit(self): self.res = []
-        def after_epoch(self): self.res.append(self.model.a.item())
     learn,w = synth_learner(n_trn=3, path=tmp_path),Weights()
     skip_fit(6, SkipValid(except_every=2), Scores(3.,1.,2.), SaveModelCallback(), w, learn=learn)
     assert learn.model.a.item() == w.res[3] and len(set(w.res)) == 6
@@ -452,6 +456,12 @@ def test_what_does_not_need_a_validation_goes_on(tmp_path):
         cbs = SaveModelCallback(every_epoch=True),EarlyStoppingCallback(monitor='train_loss', patience=5)
         skip_fit(3, SkipValid(every), *cbs, learn=learn)
         assert len(list((tmp_path/str(every)/'models').iterdir())) == 3
+    learn = synth_learner(n_trn=3, metrics=mae)
+    learn.remove_cb(Recorder).add_cb(Recorder(train_metrics=True))
+    skip_fit(3, SkipValid(), EarlyStoppingCallback('train_mae', comp=np.greater, min_delta=1e6, patience=2), learn=learn)
+    assert len(learn.recorder.values) == 3
+    cb = EarlyStoppingCallback('valid_mae')
+    with pytest.raises(ValueError, match='looks at valid_mae'): skip_fit(3, SkipValid(), cb, learn=learn)
 
 def test_skip_valid_refuses():
     for v in (0, -1, 2., 'all'):

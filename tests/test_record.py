@@ -130,7 +130,8 @@ def test_a_validation_within_the_fit_is_not_heard(call, order):
     for p,q in zip(preds_a, preds_b): assert p.shape == q.shape
     assert torch.equal(preds_a[1], preds_b[1]) and torch.equal(preds_a[2], preds_b[2])
 
-def test_a_fit_after_an_interrupted_one_begins_anew():
+@pytest.mark.parametrize('between', [noop, lambda l: l.validate(), lambda l: l.tta(n=1)])
+def test_a_fit_after_an_interrupted_one_begins_anew(between):
     class Stop(Callback):
         def after_loss(self):
             if self.training and self.epoch==1: raise KeyboardInterrupt
@@ -138,8 +139,7 @@ def test_a_fit_after_an_interrupted_one_begins_anew():
     learn = learner(cbs=cbs)
     with pytest.raises(KeyboardInterrupt): quiet(learn, 2, Stop())
     old = preds.preds
-    learn.validate()
-    learn.tta(n=1)
+    between(learn)
     assert len(rec['lr']) == 6 and len(stats.stats) == 7 and torch.equal(preds.preds, old)
     quiet(learn, 1)
     assert rec.to_df().iter.tolist() == stats.iters == list(range(6))
@@ -350,6 +350,17 @@ def test_given_within_a_fit():
     stays,look = CapturePreds(),Look()
     quiet(learner(cbs=stays), 2, look)
     assert len(stays.preds) == 9 and len(look.cb.preds) >= 20
+
+def test_epochs_that_are_not_validated():
+    "The validation before is kept, but not that of another fit"
+    class Skip(Callback):
+        def before_validate(self):
+            if self.epoch > 0 or self.n_epoch==1: raise CancelValidException
+    cb = CapturePreds()
+    learn = quiet(learner(), 3, cb, Skip())
+    assert len(cb.preds) == 9
+    quiet(learn, 1, cb, Skip())
+    with pytest.raises(ValueError, match='Nothing has been kept'): cb.preds
 
 def test_predictions_without_targets():
     cb,learn = CapturePreds(),learner()
