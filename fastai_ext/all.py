@@ -13,6 +13,7 @@ from .summary import *
 from .augment import *
 from .erase import *
 from .callbacks import *
+from .record import *
 from .schedule import *
 from .tta import *
 from .members import *
