@@ -789,5 +789,6 @@ def test_masks_of_other_sizes_agree_or_are_refused(t, k):
     try: a,b = t((TensorImage(x),TensorMask(m[:,0].long())), split_idx=0)
     except ValueError as e: assert "can't follow images" in str(e)
     else:
-        if isinstance(t, RandErase): return # in proportion, to the pixel that its patches are rounded to
+        # patches follow in proportion, to the pixel that they are rounded to; of 1.5 pixels another one is the nearest in the mirror
+        if isinstance(t, RandErase) or isinstance(t, RandFlip) and k==(1.5,1.5): return
         assert torch.equal(F.interpolate(plain(a), (h,w), mode='nearest')[:,0], plain(b).float())
