@@ -6,7 +6,8 @@ from pathlib import Path
 from statistics import mean, stdev
 import json, subprocess, sys, tempfile, time
 
-from fastai_ext.fashion import fashion_defaults, fashion_job
+from fastai_ext.fashion import fashion_job
+from fastai_ext.settings import fashion_defaults
 
 n = int(sys.argv[1]) if len(sys.argv) > 1 else 3
 with tempfile.TemporaryDirectory() as d:
