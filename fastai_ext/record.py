@@ -107,7 +107,7 @@ def _joined(self:Record, nm, old, vs):
         raise ValueError(f"The quantity {nm!r} must give numbers, and as many each time: {e}") from e
 
 @patch
-def _values(self:Record, split):
+def _of_split(self:Record, split):
     "Name: array of all values, for the batches of 'train' or 'valid'"
     self._gather()
     if not any(self.arrays.values()): raise ValueError("Nothing has been recorded: fit with this callback first")
@@ -119,7 +119,7 @@ def __getitem__(self:Record,
     name:str # A quantity, 'epoch' or 'iter'
 )->np.ndarray: # Of shape (batches,), or (batches, values of one batch)
     "The values of `name` for the training batches, or those of validation if only these are recorded"
-    return self._values('valid' if self.ds_idx==1 else 'train')[name]
+    return self._of_split('valid' if self.ds_idx==1 else 'train')[name]
 
 @patch
 def to_df(self:Record)->pd.DataFrame: # `split` ('train' or 'valid'), `epoch`, `iter`, and the quantities
@@ -127,7 +127,7 @@ def to_df(self:Record)->pd.DataFrame: # `split` ('train' or 'valid'), `epoch`, `
     dfs = []
     for split in ('train','valid'):
         cols = {}
-        for nm,v in self._values(split).items():
+        for nm,v in self._of_split(split).items():
             v = v.reshape(len(v), -1)
             cols.update({nm:v[:,0]} if v.shape[1]==1 else {f'{nm}_{i}':o for i,o in enumerate(v.T)})
         if cols: dfs.append(pd.DataFrame(cols).assign(split=split))
@@ -138,7 +138,7 @@ def to_df(self:Record)->pd.DataFrame: # `split` ('train' or 'valid'), `epoch`, `
 @patch
 def _draw(self:Record, ax, nm):
     "The quantity `nm` by batch, and the means of the validations"
-    cols = {o: v[nm].reshape(len(v[nm]), -1) for o in ('train','valid') if (v := self._values(o))}
+    cols = {o: v[nm].reshape(len(v[nm]), -1) for o in ('train','valid') if (v := self._of_split(o))}
     if 'train' in cols and nm in self.names: cols.pop('valid', None)
     n = first(cols.values()).shape[1]
     for i in range(n):
@@ -159,7 +159,7 @@ def plot(self:Record,
     figsize:tuple=None # Size of the figure in inches; None: 5 by 3 for each picture
 ):
     "Draw each quantity over the batches, and the mean of each validation; 'lr' and 'mom' do not change there"
-    self._values('train')
+    self._of_split('train')
     names = names or tuple(self.fs)
     for nm in names:
         if nm not in self.fs: raise ValueError(f"{nm!r} was not recorded, only {', '.join(self.fs)}")
