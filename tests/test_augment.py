@@ -14,6 +14,10 @@ every = geometric + erasing
 
 def plain(x): return x.as_subclass(Tensor)
 
+def named(f):
+    "A test's name that is the same in every process"
+    return f'{f.func.__name__}, {f.keywords}' if isinstance(f, partial) else f.__name__
+
 def coords(bs, h, w): return torch.arange(h*w).view(1,1,h,w).expand(bs,1,h,w).float()
 
 def chi2_ok(counts, tail=6):
@@ -116,7 +120,7 @@ def test_batch_draws_once(t):
     assert len(set(outs)) > 1
 
 @pytest.mark.parametrize('f', [partial(rand_erase, p=0.), partial(rand_erase, max_num=0), partial(rand_copy, p=0.), partial(rand_copy, max_num=0),
-    partial(rand_pad_crop, pad=0), partial(rand_pad_crop, pad=2, p=0.), partial(rand_flip, p=0.)], ids=str)
+    partial(rand_pad_crop, pad=0), partial(rand_pad_crop, pad=2, p=0.), partial(rand_flip, p=0.)], ids=named)
 def test_identity(f):
     "No patches, no padding or no chance: the same images"
     x = torch.rand(16,3,9,7)
@@ -427,7 +431,7 @@ def test_in_place(t, fmt):
     assert torch.equal(y, yi) and torch.equal(z, zi) and torch.equal(b[0], x) and torch.equal(b[1], m)
     assert _memory(yi)==_memory(bi[0]) and _memory(y)!=_memory(b[0]) and torch.equal(bi[0], yi) and type(yi) is TensorImage
 
-@pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), rand_flip], ids=str)
+@pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), rand_flip], ids=named)
 def test_in_place_functions(f):
     x = TensorImage(torch.rand(3,12,10))
     for seed in range(9):
@@ -459,7 +463,7 @@ def test_in_place_refuses_before_anything_is_changed(t):
     assert torch.equal(i, x)
     t((i,m), split_idx=0)
 
-@pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), rand_flip], ids=str)
+@pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), rand_flip], ids=named)
 def test_nothing_to_do_with_gradients(f):
     for shape in ((0,3,8,8), (2,0,8,8)): assert f(torch.rand(shape, requires_grad=True)).shape==f(torch.rand(shape)).shape==shape
     x = torch.rand(4,3,8,8).contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -470,7 +474,7 @@ def test_no_crop_is_a_copy():
     y = rand_pad_crop(x, 0)
     assert torch.equal(x, y) and _memory(x)!=_memory(y) and rand_pad_crop(x, 0, inplace=True).data_ptr()==x.data_ptr()
 
-@pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), rand_flip], ids=str)
+@pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), rand_flip], ids=named)
 def test_in_place_needs_memory_of_its_own(f):
     with pytest.raises(ValueError, match='elements share memory'): f(torch.rand(1,1,8,8).expand(9,-1,-1,-1), inplace=True)
     with pytest.raises(ValueError, match='requires a gradient'): f(torch.rand(9,1,8,8, requires_grad=True), inplace=True)
@@ -505,7 +509,7 @@ def test_strided_mask():
     assert torch.equal(plain(a)[:,0], plain(b).float())
 
 @pytest.mark.parametrize('f', [partial(rand_erase, fill=0.), rand_copy, partial(rand_copy, pct=(.1,.5)), partial(rand_pad_crop, pad=2),
-    partial(rand_pad_crop, pad=3, pad_mode=PadMode.Zeros), partial(rand_flip, vertical=True)], ids=str)
+    partial(rand_pad_crop, pad=3, pad_mode=PadMode.Zeros), partial(rand_flip, vertical=True)], ids=named)
 def test_gradients_pass(f):
     "Every pixel gets a gradient for each place where it is seen, and the same draw is made as without gradients"
     x = torch.arange(1, 16*3*12*10+1.).view(16,3,12,10).double().requires_grad_()
@@ -725,7 +729,7 @@ def test_unknown_argument_is_named(cls):
 # The lesson's own idioms
 
 @pytest.mark.parametrize('f', [rand_erase, partial(rand_erase, pct=(.1,.5), fill=(1,2,3)), partial(rand_erase, stats='image'), rand_copy,
-    partial(rand_pad_crop, pad=2), partial(rand_flip, vertical=True)], ids=str)
+    partial(rand_pad_crop, pad=2), partial(rand_flip, vertical=True)], ids=named)
 def test_functions_compile_whole(f):
     "One graph, and the numbers of the eager function on a device where nothing is asked for"
     x = torch.rand(16,3,20,20)
