@@ -11,6 +11,8 @@ from .receptive import *
 from .summary import *
 from .augment import *
 from .callbacks import *
+from .sched import *
 from .schedule import *
+from .anneal import *
 from .tta import *
 from .ensemble import *
