@@ -30,7 +30,7 @@ class _OnSmallGrads:
 
 # %% ../nbs/07a_anneal.ipynb #ec59bcc2
 class GradAnneal(EpochScheduler):
-    "Divide the learning rates by `factor` each time that the squared gradients have fallen to `ratio` of what they were"
+    "Divide the learning rates by `factor` when the squared gradients have fallen to `ratio` of what they were"
     def __init__(self,
         factor:float=4., # Divide by this, more than 1
         ratio:float=.5, # Share to which the lowest epoch mean has to fall, between 0 and 1

@@ -48,8 +48,7 @@ def _fill(f, groups, steps, epochs, mode):
     return res
 
 # %% ../nbs/07b_sched.ipynb #084ad6f8
-_remedy = ("pass a function that takes an optimizer, such as `partial(OneCycleLR, max_lr=1e-2)` or "
-    "`lambda opt: StepLR(opt, 10)`")
+_remedy = "pass a function that takes an optimizer, `partial(OneCycleLR, max_lr=1e-2)` or `lambda opt: StepLR(opt, 10)`"
 
 def _refuse(faults):
     "Raise the first of `faults` that is there; each is whether it is, the error, and what that says"
@@ -102,9 +101,8 @@ def _faults_made(s, opt, steps, unit):
     yield need, TypeError, f"{name} is no torch scheduler: its step asks for {', '.join(need)}. Instead {_remedy}"
     strange = getattr(s, 'optimizer', opt) is not opt
     yield strange, ValueError, f"sched made a {name} for another optimizer than the one that it was given: {_remedy}"
-    if short := _too_short(s, steps): yield True, ValueError, (f"{type(short[0]).__name__} ends after "
-        f"total_steps={short[0].total_steps}, but the whole makes {short[1]} {unit}: give at least {short[1]}, "
-        "or leave it out")
+    if short := _too_short(s, steps): yield True, ValueError, (f"{type(short[0]).__name__} ends after total_steps="
+        f"{short[0].total_steps}, but the whole makes {short[1]} {unit}: give at least {short[1]}, or leave it out")
 
 
 
@@ -145,8 +143,8 @@ def sched_lrs(
     s,res = make_sched(sched, opt, steps),[]
     name,asks = type(s).__name__,takes_metric(s)
     if metrics is not None and not asks: raise ValueError(f"{name} looks at no metric: leave metrics out")
-    if asks and len(L(metrics)) < steps-1:
-        raise ValueError(f"{name} needs metrics, one after each of {steps} steps, got {metrics!r}")
+    if asks and len(L(metrics)) < steps-1: raise ValueError(f"{name} needs metrics, one after each of {steps} steps, "
+        f"got {metrics!r}")
     for i in range(steps):
         res.append([g['lr'] if key=='lr' else g['betas'][0] for g in opt.param_groups])
         opt.step()
@@ -157,8 +155,8 @@ def sched_lrs(
 # %% ../nbs/07b_sched.ipynb #804e6df9
 def _label(sched):
     "A short name for `sched`"
-    if isinstance(sched, partial):
-        return f"{_called(sched)[0].__name__}({', '.join(f'{k}={v}' for k,v in sched.keywords.items())})"
+    args = [f'{k}={v}' for k,v in getattr(sched, 'keywords', {}).items()]
+    if isinstance(sched, partial): return f"{_called(sched)[0].__name__}({', '.join(args)})"
     if isinstance(getattr(sched, 'f', None), Callable): return f'{sched.f.__name__}({sched.start}, {sched.end})'
     return getattr(sched, '__qualname__', type(sched).__name__).split('.<locals>._inner')[0]
 

@@ -14,7 +14,7 @@ from copy import deepcopy
 from functools import partial
 import re
 from fastai.vision.all import *
-from .sched import check_sched, make_sched, plot_sched, sched_lrs, takes_metric
+from .sched import *
 
 # %% ../nbs/07_schedule.ipynb #34418a71
 _all_ = ['sched_lrs', 'plot_sched']
@@ -24,14 +24,13 @@ _all_ = ['sched_lrs', 'plot_sched']
 # one, meanwhile, what the hyper-parameters were that are scheduled
 _key,_before = 'schedule','before_'
 
-def _as_torch(h):
-    "fastai's hyper-parameters `h` of one group, under torch's names"
-    h = dict(h)
-    if {'mom','sqr_mom'} <= h.keys(): h['betas'] = h.pop('mom'),h.pop('sqr_mom')
-    names = dict(wd='weight_decay', mom='momentum', sqr_mom='alpha')
-    return {names.get(k,k):v for k,v in h.items()}
-
 def _groups(opt): return opt.opt.param_groups if isinstance(opt, OptimWrapper) else opt.hypers
+
+def _give_back(opt, but=None):
+    "Put back what a schedule has changed in `opt`, `but` left as it is"
+    for k in [o.removeprefix(_before) for o in _groups(opt)[0] if o.startswith(_before)]:
+        vs = [g.pop(_before+k) for g in _groups(opt)]
+        if k != but: opt.set_hyper(k, vs)
 
 # %% ../nbs/07_schedule.ipynb #c7a18a62
 class _StandIn(torch.optim.Optimizer):
@@ -41,36 +40,36 @@ class _StandIn(torch.optim.Optimizer):
         # put in afterwards, since torch would refuse what fastai's takes, a parameter in two groups
         for g,p in zip(self.param_groups, opt.param_lists): g['params'] = list(p)
         self.names = [k for k in getattr(opt, 'fwd_map', {}).values() or opt.hypers[0] if k != _key]
-        self.before,self.changed = {k:[deepcopy(h[k]) for h in opt.hypers] for k in self.names},set()
-        self.pull(opt)
+        self.betas = ('mom','sqr_mom') if {'mom','sqr_mom'} <= set(self.names) else ()
+        torch_names = dict(wd='weight_decay', mom='momentum', sqr_mom='alpha')
+        self.others = [(k, torch_names.get(k, k)) for k in self.names if k not in self.betas]
+        self.write(opt.hypers)
+        self.before,self.changed = deepcopy(self.read()),set()
         self.defaults = {k:v for k,v in self.param_groups[0].items() if k != 'params'}
-        self.view = OptimWrapper(opt=self) # fastai's own way back from torch's names
 
-    def pull(self, opt):
-        "Read `opt`, which others may change as well"
-        for g,h in zip(self.param_groups, opt.hypers): g.update(_as_torch({k:h[k] for k in self.names}))
+    def read(self):
+        "The hyper-parameters under fastai's names, a dict for each group"
+        betas = [dict(zip(self.betas, g.get('betas', ()))) for g in self.param_groups]
+        return [{**b, **{k:g[name] for k,name in self.others}} for b,g in zip(betas, self.param_groups)]
 
-    def push(self, opt):
-        "Write to `opt` what differs, and beside it what was there before"
-        new,old = self.view.hypers,opt.hypers
+    def write(self, hypers):
+        "Set them to `hypers`, such dicts"
+        for g,h in zip(self.param_groups, hypers):
+            for k,name in self.others: g[name] = h[k]
+            if self.betas: g['betas'] = tuple(h[k] for k in self.betas)
+
+    def push(self, opt, old):
+        "Give `opt` what differs from its `old` hyper-parameters, and let it remember the first that it had"
+        new = self.read()
         for k in self.names:
             vs = [h[k] for h in new]
-            # the rate always: it marks `opt`. A tensor too, which torch fills in place, since it may be the optimizer's own
+            # the rate always: it marks `opt`. A tensor too, which torch fills in place, since it may be `opt`'s own
             if k != 'lr' and not isinstance(vs[0], Tensor) and vs == [h[k] for h in old]: continue
             opt.set_hyper(k, vs)
-            for g,v in zip(_groups(opt), self.before[k]): g[_before+k] = v
+            for g,h in zip(_groups(opt), self.before): g[_before+k] = h[k]
             self.changed.add(k)
 
-    def values(self): return {k:[deepcopy(h[k]) for h in self.view.hypers] for k in self.names}
     def step(self, closure=None): pass
-
-def _changed(opt): return [k.removeprefix(_before) for k in _groups(opt)[0] if k.startswith(_before)]
-
-def _give_back(opt, but=()):
-    "Put back what a schedule has changed in `opt`, `but` left as it is"
-    for k in _changed(opt):
-        vs = [g.pop(_before+k) for g in _groups(opt)]
-        if k not in but: opt.set_hyper(k, vs)
 
 # %% ../nbs/07_schedule.ipynb #a838c1bf
 def _loadable(o):
@@ -113,7 +112,8 @@ class _TorchScheduler(Callback):
 
     def before_batch(self): self._catch_up()
     def after_batch(self):
-        for k,vs in self.hps.items() if self.active else (): vs.append(deepcopy(self.opt.hypers[-1][k]))
+        if not self.active: return
+        for k,vs in self.hps.items(): vs.append(deepcopy(self.opt.hypers[-1][k]))
 
     def after_epoch(self):
         if not self.active: return
@@ -134,13 +134,15 @@ class _TorchScheduler(Callback):
 def _catch_up(self:_TorchScheduler):
     "Take the scheduler as far as it is due, and the optimizer with it"
     if not self.active: return
-    is_set = bool(_changed(self.opt))
+    opt,learn = self.opt,self.learn
+    is_set = _before+'lr' in _groups(opt)[0]
     if is_set and self.done == self.due: return
-    if is_set: self.stand_in.pull(self.opt)
+    old = opt.hypers
+    if is_set: self.stand_in.write(old) # others may have changed it as well
+    else: learn.remove_cbs = partial(self._leave, learn)
     for i in range(self.done, self.due): self.scheduler.step(*self.seen[i:i+1])
     self.done = self.due
-    self.stand_in.push(self.opt)
-    self.learn.remove_cbs = partial(self._leave, self.learn)
+    self.stand_in.push(opt, old)
 
 @patch
 def _leave(self:_TorchScheduler, learn, cbs):
@@ -169,14 +171,14 @@ def _make(self:_TorchScheduler, st):
     if clash: raise ValueError(f"`fit_one_cycle` or its like also sets {', '.join(sorted(clash))}: use `learn.fit`")
     self._check(s)
     self.stand_in,self.scheduler,self.hps = st,s,{k:[] for k in ('lr','mom') if k in st.names}
-    self.made_by,self.made = [type(self).__name__, type(s).__name__],[_state(s), st.values()]
+    self.made_by,self.made = [type(self).__name__, type(s).__name__],[_state(s), deepcopy(st.read())]
 
 @patch
 def _go_on(self:_TorchScheduler, kept, exact):
     "Begin in `self.epoch`, where the one was that `kept` tells of"
-    if self.epoch and not kept and takes_metric(self.scheduler):
-        raise ValueError(f"{self.made_by[1]} can't go on in epoch {self.epoch} (start_epoch) without the metrics before "
-            "it: load a checkpoint made at the end of the epoch before, by `learn.load(..., with_opt=True)`")
+    if self.epoch and not kept and takes_metric(self.scheduler): raise ValueError(f"{self.made_by[1]} can't go on in "
+        f"epoch {self.epoch} (start_epoch) without the metrics before it: load a checkpoint made at the end of the "
+        "epoch before, by `learn.load(..., with_opt=True)`")
     self.due,self.seen = (kept['due'],kept['seen']) if kept else (self._length(self.epoch),[])
     self.done = kept['done'] if exact else 0
     if exact: self.scheduler.load_state_dict(kept['state'])
@@ -200,15 +202,15 @@ def _set_up(self:_TorchScheduler):
     exact = all(k.get('state') and k['made'] == o.made for k,o in zip(kept, cbs))
     for k,o in zip(kept, cbs): o._go_on(k, exact)
     if exact:
-        st.view.set_hypers(**place['now'])
-        st.changed.update(place['now'])
+        st.write([{**h, **o} for h,o in zip(st.read(), place['now'])])
+        st.changed.update(place['now'][0])
 
 @patch
 def _keep_place(self:_TorchScheduler):
     "Put the place after `n_done` epochs into the optimizer"
     store,st = _groups(self.opt)[0],self.stand_in
     if store.get(_key, {}).get('n_done') != self.n_done:
-        now = {k:v for k,v in st.values().items() if k in st.changed}
+        now = [{k:v for k,v in h.items() if k in st.changed} for h in deepcopy(st.read())]
         store[_key] = dict(n_done=self.n_done, now=now, scheds=[])
     kept = {k:getattr(self, k) for k in ('made_by','made','due','done','seen')}
     store[_key]['scheds'].append({**kept, 'state':_state(self.scheduler)})
@@ -253,8 +255,8 @@ class EpochScheduler(_TorchScheduler):
         comp:Callable|None=None # `np.less` if lower is better, `np.greater` if higher is; None: by the metric's name
     ):
         super().__init__(sched)
-        if comp not in (None, np.less, np.greater):
-            raise ValueError(f"comp is np.less, np.greater or None, got {comp!r}")
+        if comp not in (None, np.less, np.greater): raise ValueError("comp is np.less, np.greater or None, got "
+            f"{comp!r}")
         store_attr('monitor,comp')
         self.column = monitor or 'valid_loss'
 
@@ -289,12 +291,11 @@ class EpochScheduler(_TorchScheduler):
 def _check(self:EpochScheduler, s):
     (train,valid),name,col,mode = self._columns(),type(s).__name__,self.column,self._mode()
     seen,cols,has = takes_metric(s),train+valid,getattr(s, 'mode', mode)
-    if not seen and (self.monitor or self.comp):
-        raise ValueError(f"{name} looks at no metric: leave monitor={self.monitor!r} and comp out")
-    if seen and col not in cols:
-        raise ValueError(f"monitor={col!r} is none of the recorder's columns, which are {', '.join(cols) or 'none'}")
-    if seen and col in valid and not len(self.dls.valid):
-        raise ValueError(f"monitor={col!r} has no value: dls.valid is empty")
-    if seen and has != mode and 'mode' not in getattr(self.sched, 'keywords', {}):
-        raise ValueError(f"The mode of {name} is {has!r}, which for monitor={col!r} looks wrong: give mode={mode!r}, or "
-            "comp if it is meant")
+    if not seen and (self.monitor or self.comp): raise ValueError(f"{name} looks at no metric: leave "
+        f"monitor={self.monitor!r} and comp out")
+    if not seen: return
+    if col not in cols: raise ValueError(f"monitor={col!r} is none of the recorder's columns, which are "
+        f"{', '.join(cols) or 'none'}")
+    if col in valid and not len(self.dls.valid): raise ValueError(f"monitor={col!r} has no value: dls.valid is empty")
+    if has != mode and 'mode' not in getattr(self.sched, 'keywords', {}): raise ValueError(f"The mode of {name} is "
+        f"{has!r}, which for monitor={col!r} looks wrong: give mode={mode!r}, or comp if it is meant")

@@ -2,7 +2,7 @@
 import pytest
 from fastai.vision.all import *
 from fastai_ext.anneal import *
-from test_schedule import CpuScaler, Interrupt, Look, learner, lrs3, n_batches, quiet, rates
+from test_schedule import CpuScaler, Interrupt, Look, Net, close, learner, lrs3, n_batches, quiet, rates
 
 class Scale(Callback):
     "Gradients whose squares are, in each epoch, as asked for"
@@ -69,7 +69,8 @@ def test_grad_anneal_with_a_validation_within_the_fit(how, order):
 
 def test_grad_anneal_interrupted_with_lr_find_before_and_after():
     learn = learner(cbs=GradAnneal())
-    learn.lr_find(num_it=20, stop_div=False, show_plot=False)
+    with learn.no_bar(): learn.lr_find(num_it=20, stop_div=False, show_plot=False)
     with pytest.raises(KeyboardInterrupt): quiet(learn, 3, Interrupt('after_pred'), lr=.1)
-    learn.lr_find(num_it=20, stop_div=False, show_plot=False)
     assert learn.opt.hypers[0]['lr'] == .1
+    with learn.no_bar(): learn.lr_find(num_it=20, stop_div=False, show_plot=False)
+    assert learn.opt.hypers[0]['lr'] == 1e-3

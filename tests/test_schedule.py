@@ -453,7 +453,7 @@ def test_interrupt_gives_back_at_once(opt, event, tmp_path):
 def test_a_fit_after_an_interrupted_lr_find(make):
     cb,want = make(),rates(learner(), 2, make(), lr=.1).lrs()
     learn = learner(cbs=cb)
-    with pytest.raises(KeyboardInterrupt), learn.added_cbs(Fail(KeyboardInterrupt())): learn.lr_find(num_it=20, stop_div=False, show_plot=False)
+    with pytest.raises(KeyboardInterrupt), learn.no_bar(), learn.added_cbs(Fail(KeyboardInterrupt())): learn.lr_find(num_it=20, stop_div=False, show_plot=False)
     close(rates(learn, 2, lr=.1).lrs(), want)
 
 def test_a_failing_validation_within_a_fit():
@@ -645,18 +645,35 @@ def test_a_stale_place_is_not_taken(opt):
     learn = interrupted()
     close(rates(learn, 4, decay(), lr=.1, start_epoch=1).lrs()[:,0], [.1*.9**i for i in range(6, 24)])
     learn = interrupted()
-    close(rates(learn, 4, EpochScheduler(partial(S.OneCycleLR, max_lr=.1)), start_epoch=1).lrs(), rates(learner(), 4, EpochScheduler(partial(S.OneCycleLR, max_lr=.1)), start_epoch=1).lrs())
+    def by_epoch(o): return rates(o, 4, EpochScheduler(partial(S.OneCycleLR, max_lr=.1)), start_epoch=1).lrs()
+    close(by_epoch(learn), by_epoch(learner()))
     learn = interrupted()
     with pytest.raises(ValueError, match='start_epoch'): quiet(learn, 4, EpochScheduler(S.ReduceLROnPlateau), start_epoch=1)
     learn = interrupted()
     with pytest.raises(KeyboardInterrupt): quiet(learn, 4, decay(), Fail(KeyboardInterrupt(), at=2))
     assert 'schedule' not in learn.opt.hypers[0]
 
-def test_checkpoints_load_with_weights_only(tmp_path):
-    "For every class, as plain `torch.load` is by default"
-    for name,make in makers(n_steps, 1).items():
-        new,_ = stopped(tmp_path, lambda: [EpochScheduler(make)], n=2, at=0, lr=.1)
-        assert new.opt.hypers[0]['schedule'] == torch.load(new.save('y'), weights_only=False)['opt']['hypers'][0]['schedule']
+def test_resumed_with_tensor_rates(tmp_path):
+    def opt(params, lr): return OptimWrapper(params, opt=torch.optim.AdamW, lr=tensor(lr))
+    def sched(): return BatchScheduler(partial(S.OneCycleLR, max_lr=.1))
+    def got(learn, *cbs, **kwargs): return np.array([float(o) for o in quiet(learn, 3, sched(), *cbs, lr=[tensor(.1)], **kwargs).recorder.hps['lr']])
+    whole = got(learner(opt=opt, path=tmp_path), SaveModelCallback(every_epoch=True, with_opt=True))
+    new = learner(opt=opt, path=tmp_path).load('model_0')
+    np.testing.assert_allclose(got(new, start_epoch=1), whole[n_batches:], rtol=1e-6)
+    assert isinstance(new.opt.hypers[0]['lr'], Tensor) and new.opt.hypers[0]['lr'] == tensor(.1)
+
+@pytest.mark.parametrize('opt', ['Adam','AdamW'])
+def test_a_checkpoint_of_the_middle_begins_another_fit(opt, tmp_path):
+    "What was scheduled when it was made is not taken for the optimizer's own"
+    class Snapshot(Callback):
+        def after_step(self):
+            if self.train_iter==3: self.learn.save('x')
+    learn = learner(1, opt, path=tmp_path)
+    quiet(learn, 1, BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), Snapshot())
+    new = learner(1, opt, path=tmp_path).load('x')
+    assert new.opt.hypers[0]['mom'] != .9
+    quiet(new, 1, BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), lr=.2)
+    assert all_hypers(new) == [{**h, 'lr':.2} for h in all_hypers(learn)]
 
 # The metric
 
