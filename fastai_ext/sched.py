@@ -50,7 +50,7 @@ def _fill(f, groups, steps, epochs, mode):
 # %% ../nbs/07b_sched.ipynb #084ad6f8
 _remedy = "pass a function that takes an optimizer, `partial(OneCycleLR, max_lr=1e-2)` or `lambda opt: StepLR(opt, 10)`"
 
-def _refuse(faults):
+def _refuse_sched(faults):
     "Raise the first of `faults` that is there; each is whether it is, the error, and what that says"
     for is_there,exc,msg in faults: # those after it are not even computed
         if is_there: raise exc(msg)
@@ -76,7 +76,7 @@ def check_sched(
     sched:Callable # What should take an optimizer and return a torch scheduler
 ):
     "Refuse what can be seen not to make a scheduler from an optimizer alone, by a `TypeError` that says what to pass"
-    _refuse(_faults(sched))
+    _refuse_sched(_faults(sched))
 
 def takes_metric(
     sched:object # A torch scheduler, or its class
@@ -117,7 +117,7 @@ def make_sched(
 ): # The scheduler
     "The scheduler that `sched` makes for `opt`, with what is known filled in"
     res = sched(opt, **_fill(sched, len(opt.param_groups), steps, epochs, mode))
-    _refuse(_faults_made(res, opt, steps, unit))
+    _refuse_sched(_faults_made(res, opt, steps, unit))
     return res
 
 # %% ../nbs/07b_sched.ipynb #cb710997
