@@ -18,6 +18,7 @@ def test_mean_of_the_members_own_predictions(kind):
     a,_,c = (o.get_preds()[0].double() for o in learns)
     assert torch.allclose(weighted, (a+3*c)/4, rtol=0, atol=1e-6) and not torch.allclose(weighted, preds.double(), atol=1e-4)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', kinds)
 def test_files_and_learners_mixed(kind, tmp_path):
     learns = make(kind)

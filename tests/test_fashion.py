@@ -7,6 +7,9 @@ from fastai_ext.data import *
 from fastai_ext.cli import run_cli
 from fastai_ext.fashion import *
 
+# one process makes the run that they look at
+pytestmark = pytest.mark.xdist_group('fashion')
+
 files = {'results.json', 'report.md', 'run.json', 'learner.pkl', 'batch.png', 'losses.png', 'schedule.png', 'confusion_matrix.png', 'top_losses.png'}
 quick = dict(model='mini_convnet', epochs=2, bs=50, seeds=[1,2])
 
@@ -136,6 +139,7 @@ def test_predict(capsys, run, tmp_path):
     assert first(got) == name and [got[o] for o in learn.dls.vocab] == pytest.approx(probs.tolist(), abs=1e-5)
     assert predict_images(out, names[2:], invert=True)[0] == pytest.approx(got, abs=1e-5)
 
+@pytest.mark.slow
 def test_training_that_diverges_is_an_error_whose_advice_can_be_followed(capsys, tmp_path, folder):
     out = tmp_path/'out'
     args = ['fashion', '--out', str(out), '--data', folder, '--model', 'mini_convnet', '--epochs', '1', '--seeds', '1', '--bs', '20', '--lr']
@@ -225,6 +229,7 @@ def test_predict_errors(capsys, run, tmp_path):
     check_error(capsys, ['predict', str(tmp_path/'none.png'), '--learner', str(out)], 'none.png')
     check_error(capsys, ['predict', str(good), '--learner', str(tmp_path/'nowhere')], 'nowhere', 'fastai-ext fashion')
 
+@pytest.mark.slow
 def test_the_command_says_no_more_than_what_is_wrong(tmp_path):
     res = subprocess.run([sys.executable, '-m', 'fastai_ext', 'predict', 'none.png', '--learner', 'none.pkl'], cwd=tmp_path, capture_output=True, text=True)
     assert res.returncode == 2 and res.stdout == '' and re.fullmatch('fastai-ext: .*none.pkl.*\n', res.stderr)
@@ -273,6 +278,7 @@ def test_several_processes_are_refused(capsys, monkeypatch, tmp_path):
     check_error(capsys, ['fashion', '--out', str(tmp_path/'out')], 'torchrun', 'run it alone')
     assert not (tmp_path/'out').exists()
 
+@pytest.mark.slow
 def test_full_disk(tmp_path, folder):
     "A limit on the size of files stands for it; nothing is left half"
     code = f"""if True:
@@ -292,6 +298,7 @@ def test_help_needs_no_torch():
     assert res.returncode == 0 and '--seeds' in res.stdout, res.stderr
     assert re.fullmatch(r'fastai_ext \d+\.\d+\.\d+\n', subprocess.run([sys.executable, '-m', 'fastai_ext', '--version'], capture_output=True, text=True).stdout)
 
+@pytest.mark.slow
 def test_no_bars_in_a_file(capsys, tmp_path, folder):
     cbs = list(defaults.callbacks)
     run_cli(['fashion', '--out', str(tmp_path), '--data', folder, '--model', 'mini_convnet', '--epochs', '1', '--seeds', '1', '--bs', '50'])
