@@ -215,7 +215,7 @@ class EnsembleReport:
     def plot(self,
         ax:plt.Axes=None, # Axes to draw on; None: of a new figure
         cmap:str='Blues' # Colour map: more of it where they disagree more
-    )->plt.Axes: # The axes
+    ):
         "Show how often each pair of members disagrees, in percent"
         ax = ifnone(ax, plt.subplots(figsize=(3,3))[1])
         ax.imshow(self.disagreement, cmap=cmap)
@@ -224,7 +224,6 @@ class EnsembleReport:
             dark = self.disagreement[i,j] > self.disagreement.max()/2
             ax.text(j, i, f'{100*self.disagreement[i,j]:.1f}', ha='center', va='center', color='white' if dark else 'black')
         ax.set(xticks=range(n), yticks=range(n), xlabel='member', ylabel='member', title='% of items they disagree on')
-        return ax
 
 # %% ../nbs/09_ensemble.ipynb #680f55d7
 def ensemble_report(

@@ -168,7 +168,7 @@ def plot_sched(
     metrics:Sequence|None=None, # The metric after each step, for those that ask for one
     figsize:tuple=(6,3.5), # Size of the figure in inches
     ax:plt.Axes=None # Axes to draw on; None: of a new figure
-)->plt.Axes: # The axes
+):
     "Draw what schedules do"
     if not isinstance(scheds, Mapping): scheds = [(_label(o), o) for o in L(scheds)]
     else: scheds = list(scheds.items())
@@ -178,4 +178,3 @@ def plot_sched(
         for i,o in enumerate(vals.reshape(steps, -1).T): ax.plot(o, label=f'{nm}, group {i}' if vals.ndim>1 else nm)
     if len(ax.lines) > 1: ax.legend(fontsize='small')
     ax.set(xlabel='step', ylabel=dict(lr='learning rate', mom='momentum')[key])
-    return ax

@@ -151,8 +151,8 @@ def _repr_markdown_(self:ModelSummary):
 def plot(self:ModelSummary,
     depth:int=1, # Modules of this depth, and those less deep that have no submodules
     figsize:tuple=None # Of the figure, in inches; None: as high as the rows need
-)->np.ndarray: # The two axes
-    "Parameters and MACs by module side by side"
+):
+    "Draw parameters and MACs by module side by side"
     _check_depth(depth)
     parents = {r.name.rpartition('.')[0] for r in self.rows if r.depth}
     rows = [r for r in self.rows if r.depth == depth or (r.depth < depth and r.name not in parents)] or self.rows[:1]
@@ -163,7 +163,6 @@ def plot(self:ModelSummary,
         ax.set(title=title, yticks=range(len(rows)), yticklabels=[f'{r.name} {r.cls}' for r in rows])
     axs[0].invert_yaxis()
     fig.tight_layout()
-    return axs
 
 # %% ../nbs/04_summary.ipynb #9938a83b
 def _put_params(mods, rows):

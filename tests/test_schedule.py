@@ -844,12 +844,14 @@ def test_sched_lrs_refuses(f, exc, words):
     with pytest.raises(exc, match=words): f()
 
 def test_plot_sched():
-    "A line each, named; the axes come back"
+    "A line each, named"
     make = partial(S.StepLR, step_size=2)
-    ax = plot_sched([make, SchedCos(.1,0), SchedPoly(1,0,2), S.CosineAnnealingLR], 8)
+    assert plot_sched(make, 8) is None and len(plt.gca().lines) == 1
+    ax = plt.subplots()[1]
+    plot_sched([make, SchedCos(.1,0), SchedPoly(1,0,2), S.CosineAnnealingLR], 8, ax=ax)
     assert [o.get_text() for o in ax.get_legend().get_texts()] == ['StepLR(step_size=2)','sched_cos(0.1, 0)','SchedPoly','CosineAnnealingLR']
     close(ax.lines[0].get_ydata(), sched_lrs(make, 8))
-    same = plot_sched(dict(a=make, b=S.ReduceLROnPlateau), 8, lr=[.1,.2], metrics=[1]*8, ax=plt.subplots()[1])
-    assert [o.get_label() for o in same.lines] == ['a, group 0','a, group 1','b, group 0','b, group 1']
-    assert len(plot_sched(make, 8).lines) == 1
+    ax = plt.subplots()[1]
+    plot_sched(dict(a=make, b=S.ReduceLROnPlateau), 8, lr=[.1,.2], metrics=[1]*8, ax=ax)
+    assert [o.get_label() for o in ax.lines] == ['a, group 0','a, group 1','b, group 0','b, group 1']
     plt.close('all')
