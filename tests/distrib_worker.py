@@ -4,6 +4,7 @@ from fastai.vision.all import *
 import contextlib, sys
 
 import kinds
+from fastai_ext.callbacks import AlternateFlip
 from fastai_ext.ensemble import ensemble, ensemble_preds
 from fastai_ext.tta import *
 
@@ -38,6 +39,24 @@ def of_kinds(files):
             res += [ensemble_preds(learns), ensemble_preds([learns[0], files/f'{k}1.pkl', learns[2]], dl=kinds.everything(k, learns))]
     return [(p, first(L(t))) for p,t in res]
 
+class Sides(Callback):
+    "Which side of each item the model is given: epoch, item, mirrored"
+    order = 20
+    def __init__(self): self.got = []
+    def after_pred(self):
+        if not self.training: return
+        for o,i in zip(self.x, self.y): self.got.append([self.epoch, int(i), int(not torch.equal(torch.Tensor(o), torch.Tensor(image(int(i)))))])
+
+def number(i): return i
+
+def sides():
+    "What two epochs with `AlternateFlip` show"
+    block = DataBlock((TransformBlock, RegressionBlock), get_x=image, get_y=number, splitter=IndexSplitter(range(13, 30)))
+    dls = block.dataloaders(list(range(30)), bs=4, num_workers=0, device='cpu')
+    learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(192, 1)), loss_func=MSELossFlat(), cbs=AlternateFlip()).remove_cb(ProgressCallback)
+    with learn.no_logging(), learn.distrib_ctx(sync_bn=False, cpu=True) if num_distrib() else contextlib.nullcontext(): learn.fit(2, 1e-5, cbs=(seen := Sides()))
+    return tensor(seen.got)
+
 def main(out):
     set_seed(7)
     block = DataBlock((TransformBlock, CategoryBlock), get_x=image, get_y=target, splitter=IndexSplitter(range(13, 30)))
@@ -53,5 +72,6 @@ def main(out):
     else: res = preds(learns, files)
     res = [*res, *of_kinds(Path(out).parent)]
     torch.save([tuple(map(torch.Tensor, o)) for o in res], f'{out}_{rank_distrib()}')
+    torch.save(sides(), f'{out}_sides_{rank_distrib()}')
 
 if __name__ == '__main__': main(sys.argv[1])

@@ -26,3 +26,10 @@ def test_two_processes_predict_what_one_does(tmp_path):
     for rank in (0,1):
         for a,b in zip(want, torch.load(tmp_path/f'two_{rank}')):
             assert a[0].shape == b[0].shape and torch.allclose(a[0], b[0], atol=1e-6) and torch.equal(a[1], b[1])
+    # and show each item's other side in the next epoch, whichever of them has it
+    side = {}
+    for f in ('two_sides_0', 'two_sides_1'):
+        for e,i,on in torch.load(tmp_path/f).tolist(): assert side.setdefault((e,i), on) == on
+    assert len(side) >= 12 and all(side[0,i] != side[1,i] for e,i in side if (0,i) in side and (1,i) in side)
+    one = {(e,i): on for e,i,on in torch.load(tmp_path/'one_sides_0').tolist()}
+    assert all(one[k] == side[k] for k in one.keys() & side.keys()) and len(one.keys() & side.keys()) >= 8
