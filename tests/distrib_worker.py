@@ -54,7 +54,8 @@ def sides():
     block = DataBlock((TransformBlock, RegressionBlock), get_x=image, get_y=number, splitter=IndexSplitter(range(13, 30)))
     dls = block.dataloaders(list(range(30)), bs=4, num_workers=0, device='cpu')
     learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(192, 1)), loss_func=MSELossFlat(), cbs=AlternateFlip()).remove_cb(ProgressCallback)
-    with learn.no_logging(), learn.distrib_ctx(sync_bn=False, cpu=True) if num_distrib() else contextlib.nullcontext(): learn.fit(2, 1e-5, cbs=(seen := Sides()))
+    together = learn.distrib_ctx(sync_bn=False, cpu=True) if num_distrib() else contextlib.nullcontext()
+    with learn.no_logging(), together: learn.fit(2, 1e-5, cbs=(seen := Sides()))
     return tensor(seen.got)
 
 def main(out):

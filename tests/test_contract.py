@@ -17,8 +17,8 @@ def label(i): return i%3
 def doubled(x): return x*2
 
 callbacks = dict(BatchTransform=lambda: BatchTransform(doubled), AlternateFlip=AlternateFlip, SkipValid=SkipValid, Record=Record, CapturePreds=CapturePreds,
-    LayerStats=LayerStats, BatchScheduler=lambda: BatchScheduler(partial(S.OneCycleLR, max_lr=1e-2)), EpochScheduler=lambda: EpochScheduler(partial(S.StepLR, step_size=1)),
-    GradAnneal=GradAnneal, FlipTTA=FlipTTA)
+    LayerStats=LayerStats, BatchScheduler=lambda: BatchScheduler(partial(S.OneCycleLR, max_lr=1e-2)),
+    EpochScheduler=lambda: EpochScheduler(partial(S.StepLR, step_size=1)), GradAnneal=GradAnneal, FlipTTA=FlipTTA)
 transforms = dict(RandErase=RandErase, RandCopy=RandCopy, RandPadCrop=partial(RandPadCrop, 1), RandFlip=RandFlip)
 every = {**callbacks, **transforms}
 
