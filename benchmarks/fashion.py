@@ -6,8 +6,8 @@ Run: python benchmarks/fashion.py [SEEDS]"""
 import subprocess, sys, tempfile
 
 from fastai.vision.all import *
-from fastai_ext.cli import fashion_defaults
 from fastai_ext.fashion import fashion_job
+from fastai_ext.settings import fashion_defaults
 from common import mean_sd, seconds, spread, write
 
 hows = 'test','test_tta'

@@ -19,8 +19,9 @@ warnings.filterwarnings('ignore')
 
 from fastai.callback.hook import *
 from fastai.vision.all import *
-from fastai_ext.callbacks import *
+from fastai_ext.anneal import GradAnneal
 from fastai_ext.data import fashion_mnist
+from fastai_ext.record import *
 from fastai_ext.schedule import *
 from torch.optim import lr_scheduler as S
 from fastai_ext.models import mini_convnet, mini_resnet_fast

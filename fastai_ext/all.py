@@ -13,7 +13,10 @@ from .summary import *
 from .augment import *
 from .erase import *
 from .callbacks import *
+from .record import *
+from .sched import *
 from .schedule import *
+from .anneal import *
 from .tta import *
 from .members import *
 from .ensemble import *

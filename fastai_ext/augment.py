@@ -152,19 +152,21 @@ class ImageTransform(RandTransform):
     def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k!='drawn'}
 
 # %% ../nbs/05_augment.ipynb #864e8860
-def _pad_idx(n, pad, mode, device):
-    "Source pixels of an axis of `n` pixels with `pad` more at both ends"
-    i = torch.arange(-pad, n+pad, device=device)
-    if mode!=PadMode.Reflection or n==1: return i.clamp(0, n-1)
-    i = i % (2*n-2)
-    return torch.minimum(i, 2*n-2-i)
+def _pad_idx(n, pad, mode, k, device):
+    "Source pixels of an axis of `n` pixels with `pad` more at both ends, in blocks of `k`"
+    i,n = torch.arange(-pad//k, (n+pad)//k, device=device),n//k
+    if mode==PadMode.Reflection and n>1:
+        i = i % (2*n-2)
+        i = torch.minimum(i, 2*n-2-i)
+    else: i = i.clamp(0, n-1)
+    return i if k==1 else (i[:,None]*k + torch.arange(k, device=device)).flatten()
 
-def _pad(x, pad, mode, out):
-    "Put NCHW `x` with `pad` more pixels at each side, (height, width), into `out`"
+def _pad(x, pad, mode, ks, out):
+    "Put NCHW `x` with `pad` more pixels at each side, (height, width), into `out`; blocks of `ks` pixels are kept together"
     (h,w),(ph,pw) = x.shape[-2:],pad
     out[:,:,ph:ph+h,pw:pw+w] = x
-    for dim,n,p in ((3,w,pw),(2,h,ph)):
-        idx = _pad_idx(n, p, mode, x.device)+p
+    for dim,n,p,k in ((3,w,pw,ks[1]),(2,h,ph,ks[0])):
+        idx = _pad_idx(n, p, mode, k, x.device)+p
         for start in (0,n+p):
             edge = out.narrow(dim, start, p)
             if mode==PadMode.Zeros: edge.zero_()
@@ -208,15 +210,15 @@ class _PadCrop(ImageDraw):
 
     def write(self, x, out):
         "NCHW `x` moved; a mask that is a whole number of times as large moves by as many times the pixels"
-        sz,off,pad,last = x.shape[-2:],self.off,self.pad,is_channels_last(out)
-        if sz!=self.size:
-            k = [n//m for n,m in zip(sz, self.size)]
-            pad,off = [p*o for p,o in zip(pad, k)],torch.stack([d*o for d,o in zip(off.T, k)], 1)
-        pieces,buf = self.pieces(x),None
-        for s in pieces:
-            if buf is None: buf = x.new_empty(len(x[s]), *[n+2*p for n,p in zip(sz, pad)], x.shape[1]).permute(0,3,1,2) if last \
-                else x.new_empty(len(x[s]), x.shape[1], *[n+2*p for n,p in zip(sz, pad)])
-            out[s] = _crop(_pad(x[s], pad, self.pad_mode, buf[:len(x[s])]), off[s], *sz)
+        sz,off,last,c = x.shape[-2:],self.off,is_channels_last(out),x.shape[1]
+        ks = [n//m for n,m in zip(sz, self.size)]
+        pad = [p*k for p,k in zip(self.pad, ks)]
+        if ks!=[1,1]: off = torch.stack([o*k for o,k in zip(off.T, ks)], 1)
+        (h,w),buf = (n+2*p for n,p in zip(sz, pad)),None
+        for s in self.pieces(x):
+            n = len(x[s])
+            if buf is None: buf = x.new_empty(n, h, w, c).permute(0,3,1,2) if last else x.new_empty(n, c, h, w)
+            out[s] = _crop(_pad(x[s], pad, self.pad_mode, ks, buf[:n]), off[s], *sz)
         return out
 
 # %% ../nbs/05_augment.ipynb #7ea51077

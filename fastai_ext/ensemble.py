@@ -207,6 +207,9 @@ class EnsembleReport:
         chosen:list, # Indices of the members that the greedy selection took, with repetitions
         weights:list # What that says for each member, adding up to 1: pass it to `ensemble`
     ): store_attr()
+    def to_df(self)->pd.DataFrame: # `members`, `loss` and the metrics
+        "The numbers, a row for each member, for all and for those chosen"
+        return self.table.copy()
     def __repr__(self): return self.table.to_string(index=False, float_format='%.4f')
     def _repr_html_(self): return self.table.to_html(index=False, float_format='%.4f', border=0)
     def plot(self,
@@ -233,7 +236,7 @@ def ensemble_report(
     rounds:int=20, # Most members, with repetitions, that the selection tries
     learn:Learner|None=None, # For paths: a Learner with their loss function and metrics; None: the first member
     cpu:bool=True # Load exported learners on the CPU, as `load_learner` does?
-) -> EnsembleReport: # `table`, `disagreement`, `chosen`, `weights`
+) -> EnsembleReport: # With `to_df()`, `disagreement`, `chosen`, `weights`
     "Each member's loss and metrics, the ensemble's, and the members that a greedy selection keeps"
     members = as_members(learns, avg)
     n = len(members)

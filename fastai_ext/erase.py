@@ -63,7 +63,7 @@ class _Patches(ImageDraw):
         def _rounds():
             for k in range(self.max_num):
                 on,(size,to,fro) = self.num>k,([s[:,k] for s in o] for o in ([] if self.even else sizes, start, src))
-                groups = _groups(on, size, lims, out.shape[1]) if eager else [(torch.arange(len(on), device=on.device),lims)]
+                groups = _like_sized(on, size, lims, out.shape[1]) if eager else [(torch.arange(len(on), device=on.device),lims)]
                 for i,lim in groups: yield _window(out, i, lim, None if eager else on, size, to, fro, content)
         # copies are all read before any is written
         for windows,at,inside,new in (list if content is out else noop)(_rounds()):
@@ -71,7 +71,7 @@ class _Patches(ImageDraw):
         return out
 
 # %% ../nbs/05a_erase.ipynb #690646b0
-def _groups(on, size, lims, channels):
+def _like_sized(on, size, lims, channels):
     "The images of `on` and the height and width of their windows; large windows in groups of like `size`"
     i = on.nonzero()[:,0]
     n = min(8, len(i)*channels*math.prod(lims)//2**17) if size else 1

@@ -9,25 +9,12 @@ __all__ = ['fashion_learner', 'mean_sd', 'fashion_job', 'predict_images']
 
 # %% ../nbs/10_fashion.ipynb #9ce05cc1
 from .all import *
-from .cli import fashion_defaults
+from .settings import check_settings, fashion_defaults, plain_settings
 from filelock import FileLock, Timeout
 from pickle import UnpicklingError
 from PIL import Image, ImageOps
 from statistics import mean, stdev
-import difflib, timm
-
-# %% ../nbs/10_fashion.ipynb #6e7ec2ac
-def _check_settings(model, epochs, bs, lr, seeds, **_):
-    "Raise a ValueError for a setting that can't work"
-    if not timm.is_model(model) or '.' in model:
-        near = difflib.get_close_matches(model, timm.list_models(), n=3, cutoff=0.4)
-        raise ValueError(f'There is no model {model!r}. The nearest names are: {", ".join(near) or "none; timm.list_models() has them all"}')
-    if epochs < 1: raise ValueError(f'epochs={epochs}: expected at least 1')
-    if bs < 2: raise ValueError(f'bs={bs}: expected at least 2, since batch norm needs more than one image')
-    if not 0 < lr < math.inf: raise ValueError(f'lr={lr}: expected a finite learning rate above 0')
-    if not seeds or len(set(seeds)) < len(seeds): raise ValueError(f'seeds={seeds}: expected one or more, all different')
-    wild = [o for o in seeds if abs(o) > 1e9]
-    if wild: raise ValueError(f'seeds={seeds}: {wild[0]} is out of range, which is a billion either way')
+import timm
 
 # %% ../nbs/10_fashion.ipynb #544c0d08
 def _write_json(path, o):
@@ -47,20 +34,6 @@ def _save_whole(path, save):
     except RuntimeError as e: raise OSError(f'{path} can\'t be written: {e}') from e
 
 # %% ../nbs/10_fashion.ipynb #53305d26
-def _plain_settings(given):
-    "Settings as JSON holds them; a TypeError names the wrong one"
-    kinds = dict(epochs=int, bs=int, lr=float, model=str, found=str)
-    unknown = given.keys() - kinds.keys() - {'data','seeds'}
-    if unknown: raise ValueError(f'There is no setting {min(unknown)}: expected {", ".join(fashion_defaults)}')
-    res = dict(given)
-    for k,v in given.items():
-        if k == 'data': res[k] = v if v in ('auto', 'embedded', 'full') else str(Path(v).absolute())
-        elif k == 'seeds': res[k] = list(v) if is_listy(v) or isinstance(v, range) else [v]
-        elif not isinstance(v, (kinds[k], int if k == 'lr' else kinds[k])): raise TypeError(f'{k}={v!r}: expected {kinds[k].__name__}')
-    bad = [o for o in res.get('seeds', []) if not isinstance(o, int)]
-    if bad: raise TypeError(f'seeds={given["seeds"]!r}: {bad[0]!r} is no whole number')
-    return res
-
 def _open_run(out, resume, given):
     "Make the output folder or, with `resume`, open that of an earlier run; returns the settings"
     run = out/'run.json'
@@ -69,12 +42,12 @@ def _open_run(out, resume, given):
     if not resume and out.exists() and (not out.is_dir() or any(o.name != 'members' for o in out.iterdir())):
         raise ValueError(f'{out} is there already and is no empty folder: name another by --out')
     was = _read_json(run) if resume else {}
-    try: settings = {**fashion_defaults, **_plain_settings(was)}
+    try: settings = {**fashion_defaults, **plain_settings(was)}
     except (TypeError, ValueError) as e: raise ValueError(f'{run} is damaged ({e}): begin again in another folder') from e
     differ = [k for k,v in given.items() if resume and v != settings[k]]
     if differ: raise ValueError(f'{out} was begun with {differ[0]}={settings[differ[0]]}, so it can\'t go on with {given[differ[0]]}')
     settings.update(given)
-    _check_settings(**settings)
+    check_settings(**settings)
     return settings
 
 # %% ../nbs/10_fashion.ipynb #49b3569c
@@ -212,7 +185,7 @@ def fashion_job(
 )->dict: # What `results.json` holds
     "Train a member a seed, judge each and their ensemble, and keep results, report, pictures and the exported learner in `out`"
     out = Path(out)
-    s = AttrDict(_open_run(out, resume, _plain_settings(given)))
+    s = AttrDict(_open_run(out, resume, plain_settings(given)))
     data = fashion_mnist(s.data)
     found = s.pop('found', str(data))
     if found != str(data): raise ValueError(f'{out} was begun with {found}, and can\'t go on with {data}')

@@ -121,7 +121,7 @@ def _merge(seen, shape):
 
 # %% ../nbs/04c_receptive.ipynb #c53e908e
 _rules = {}
-def _rule(*names): return lambda f: _rules.update(dict.fromkeys(names, f)) or f
+def _rf_for(*names): return lambda f: _rules.update(dict.fromkeys(names, f)) or f
 def _by_dims(*names): return [n.format(d) for n in names for d in (1,2,3)]
 
 # %% ../nbs/04c_receptive.ipynb #7cd8db8e
@@ -135,7 +135,7 @@ def _windows(s, out, first, ks, strides, pads, dilations):
         s = s.read(first+i, out.shape[first+i], 1, st, lambda o: [o*st-p+dl*t for t in range(k)])
     return s
 
-@_rule('convolution')
+@_rf_for('convolution')
 def _rf_conv(name, seen, out, x, w, bias, stride, padding, dilation, transposed, output_padding, groups):
     s,nd = seen[0],w.ndim-2
     stride,padding,dilation = _each(stride, nd),_each(padding, nd),_each(dilation, nd)
@@ -147,13 +147,13 @@ def _rf_conv(name, seen, out, x, w, bias, stride, padding, dilation, transposed,
     return s
 
 # %% ../nbs/04c_receptive.ipynb #745dd45d
-@_rule(*_by_dims('max_pool{}d_with_indices', 'max_pool{}d', 'avg_pool{}d'))
+@_rf_for(*_by_dims('max_pool{}d_with_indices', 'max_pool{}d', 'avg_pool{}d'))
 def _rf_pool(name, seen, out, x, ks, stride=(), padding=0, dilation=1, *_):
     ks = _each(ks, int(name[8]))
     n = len(ks)
     return _windows(seen[0], out, x.ndim-n, ks, _each(stride or ks, n), _each(padding, n), _each(dilation if 'max' in name else 1, n))
 
-@_rule(*_by_dims('_adaptive_avg_pool{}d', 'adaptive_avg_pool{}d', 'adaptive_max_pool{}d'))
+@_rf_for(*_by_dims('_adaptive_avg_pool{}d', 'adaptive_avg_pool{}d', 'adaptive_max_pool{}d'))
 def _rf_adaptive(name, seen, out, x, size):
     s = seen[0]
     for d in range(x.ndim-len(size), x.ndim):
@@ -163,7 +163,7 @@ def _rf_adaptive(name, seen, out, x, size):
     return s
 
 # %% ../nbs/04c_receptive.ipynb #1d507205
-@_rule(*_by_dims('upsample_nearest{}d', '_upsample_nearest_exact{}d'), 'upsample_linear1d', 'upsample_bilinear2d', 'upsample_bicubic2d', 'upsample_trilinear3d')
+@_rf_for(*_by_dims('upsample_nearest{}d', '_upsample_nearest_exact{}d'), 'upsample_linear1d', 'upsample_bilinear2d', 'upsample_bicubic2d', 'upsample_trilinear3d')
 def _rf_upsample(name, seen, out, x, *args):
     s,align = seen[0],'nearest' not in name and True in [o for o in args if isinstance(o, bool)]
     for d in range(2, x.ndim):
@@ -176,7 +176,7 @@ def _rf_upsample(name, seen, out, x, *args):
         s = s.read(d, out.shape[d], a, b, _around)
     return s
 
-@_rule('pixel_shuffle', 'pixel_unshuffle')
+@_rf_for('pixel_shuffle', 'pixel_unshuffle')
 def _rf_shuffle(name, seen, out, x, r):
     if any(ks for _,ks in seen[0].dims[-3]): raise _Unknown
     s,up = seen[0].put(x.ndim-3, out.shape[-3]),name == 'pixel_shuffle'
@@ -185,7 +185,7 @@ def _rf_shuffle(name, seen, out, x, r):
     return s
 
 # %% ../nbs/04c_receptive.ipynb #5410ec61
-@_rule('constant_pad_nd', *_by_dims('reflection_pad{}d', 'replication_pad{}d'))
+@_rf_for('constant_pad_nd', *_by_dims('reflection_pad{}d', 'replication_pad{}d'))
 def _rf_pad(name, seen, out, x, pad, *_):
     s = seen[0]
     for i,left in enumerate(pad[::2]):
@@ -193,33 +193,33 @@ def _rf_pad(name, seen, out, x, pad, *_):
         if left or pad[2*i+1]: s = s.read(d, out.shape[d], 1, 1, lambda o: [o-left])
     return s
 
-@_rule('slice')
+@_rf_for('slice')
 def _rf_slice(name, seen, out, x, dim=0, start=None, end=None, step=1):
     if out.shape == x.shape: return seen[0]
     n = x.shape[dim]
     start = 0 if start is None else max(start+n, 0) if start < 0 else start
     return seen[0].read(dim % x.ndim, out.shape[dim], 1, step, lambda o: [start+o*step])
 
-@_rule('split', 'split_with_sizes', 'chunk')
+@_rf_for('split', 'split_with_sizes', 'chunk')
 def _rf_split(name, seen, out, x, size, dim=0):
     starts = [0, *itertools.accumulate(o.shape[dim] for o in out)]
     return [_rf_slice(name, seen, o, x, dim, i) for o,i in zip(out, starts)]
 
 # %% ../nbs/04c_receptive.ipynb #488a0606
-@_rule('select')
+@_rf_for('select')
 def _rf_select(name, seen, out, x, dim, i): return seen[0].read(dim % x.ndim, 1, 1, 0, lambda o: [i % x.shape[dim]]).drop([dim])
 
-@_rule('unbind')
+@_rf_for('unbind')
 def _rf_unbind(name, seen, out, x, dim=0): return [_rf_select(name, seen, o, x, dim, i) for i,o in enumerate(out)]
 
 # %% ../nbs/04c_receptive.ipynb #c439bcf1
-@_rule('view', '_unsafe_view', 'reshape', '_reshape_alias')
+@_rf_for('view', '_unsafe_view', 'reshape', '_reshape_alias')
 def _rf_view(name, seen, out, x, *_): return _reshape(seen[0], out.shape)
 
-@_rule('permute')
+@_rf_for('permute')
 def _rf_permute(name, seen, out, x, order): return _Seen(tuple(seen[0].dims[d] for d in order), seen[0].axes)
 
-@_rule('transpose', 't')
+@_rf_for('transpose', 't')
 def _rf_transpose(name, seen, out, x, a=0, b=-1):
     order = list(range(x.ndim))
     order[a],order[b] = order[b],order[a]
@@ -229,15 +229,15 @@ def _rf_transpose(name, seen, out, x, a=0, b=-1):
 def _all_dims(d, x): return [o % x.ndim for o in (range(x.ndim) if d is None or d == [] else d if is_listy(d) else [d])]
 def _insert(s, d): return _Seen((*s.dims[:d], (), *s.dims[d:]), s.axes)
 
-@_rule('unsqueeze')
+@_rf_for('unsqueeze')
 def _rf_unsqueeze(name, seen, out, x, dim): return _insert(seen[0], dim % out.ndim)
 
 # %% ../nbs/04c_receptive.ipynb #7954b2d4
-@_rule('squeeze')
+@_rf_for('squeeze')
 def _rf_squeeze(name, seen, out, x, dim=None): return seen[0].drop([d for d in _all_dims(dim, x) if x.shape[d] == 1])
 
 # %% ../nbs/04c_receptive.ipynb #03dc3f18
-@_rule(*'mean sum amax amin max min prod var var_mean std logsumexp argmax argmin any all _softmax _log_softmax _safe_softmax cumsum'.split())
+@_rf_for(*'mean sum amax amin max min prod var var_mean std logsumexp argmax argmin any all _softmax _log_softmax _safe_softmax cumsum'.split())
 def _rf_reduce(name, seen, out, x, dim=None, *_):
     ds = _all_dims(None if isinstance(dim, bool) else dim, x)
     s = seen[0].whole(ds)
@@ -245,21 +245,21 @@ def _rf_reduce(name, seen, out, x, dim=None, *_):
     for d in ds: s = s.put(d, out.shape[d])
     return s
 
-@_rule('linalg_vector_norm', 'norm')
+@_rf_for('linalg_vector_norm', 'norm')
 def _rf_vector_norm(name, seen, out, x, p=2, *args): return _rf_reduce(name, seen, out, x, *args)
 
-@_rule('native_layer_norm', '_fused_rms_norm')
+@_rf_for('native_layer_norm', '_fused_rms_norm')
 def _rf_layer_norm(name, seen, out, x, shape, *_): return seen[0].whole(range(x.ndim-len(shape), x.ndim))
 
 # %% ../nbs/04c_receptive.ipynb #aa555a04
-@_rule('native_group_norm')
+@_rf_for('native_group_norm')
 def _rf_group_norm(name, seen, out, x, *_): return seen[0].whole(range(1, x.ndim))
 
-@_rule('native_batch_norm', '_native_batch_norm_legit', '_native_batch_norm_legit_no_training', 'cudnn_batch_norm', 'miopen_batch_norm')
+@_rf_for('native_batch_norm', '_native_batch_norm_legit', '_native_batch_norm_legit_no_training', 'cudnn_batch_norm', 'miopen_batch_norm')
 def _rf_batch_norm(name, seen, out, x, *args):
     return seen[0].whole([0, *range(2, x.ndim)]) if True in [o for o in args if isinstance(o, bool)] else seen[0]
 
-@_rule('roll', 'flip', 'glu')
+@_rf_for('roll', 'flip', 'glu')
 def _rf_along(name, seen, out, x, *args):
     "Known only along dimensions that aren't the image's"
     s = seen[0]
@@ -269,7 +269,7 @@ def _rf_along(name, seen, out, x, *args):
     return s
 
 # %% ../nbs/04c_receptive.ipynb #3348ebb6
-@_rule('cat')
+@_rf_for('cat')
 def _rf_cat(name, seen, out, ts, dim=0):
     d,known = dim % out.ndim,_states(seen)
     along = {k for s in known for _,ks in s.dims[d] for k in ks}
@@ -277,14 +277,14 @@ def _rf_cat(name, seen, out, ts, dim=0):
     if len(known) > 1: raise _Unknown
     return _Seen((*known[0].dims[:d], ((out.shape[d], tuple(along)*2),), *known[0].dims[d+1:]), known[0].axes)
 
-@_rule('stack')
+@_rf_for('stack')
 def _rf_stack(name, seen, out, ts, dim=0): return _merge([_insert(s, dim % out.ndim) for s in _states(seen)], out.shape)
 
-@_rule('copy')
+@_rf_for('copy')
 def _rf_copy(name, seen, out, x, src, *_): return _merge([seen[1]], out.shape)
 
 # %% ../nbs/04c_receptive.ipynb #fd3194e4
-@_rule('mm', 'bmm', 'mv', 'dot')
+@_rf_for('mm', 'bmm', 'mv', 'dot')
 def _rf_product(name, seen, out, a, b):
     left,right = seen[0] and seen[0].whole([a.ndim-1]).put(a.ndim-1, out.shape[-1]),seen[1] and seen[1].whole([max(b.ndim-2, 0)])
     if right and b.ndim > 1: right = right.put(b.ndim-2, out.shape[-2])
@@ -294,7 +294,7 @@ def _rf_product(name, seen, out, a, b):
         both = [_Seen(s.dims, tuple(None if k in over else o for k,o in enumerate(s.axes))).clean() for s in both]
     return _merge(both, out.shape)
 
-@_rule('addmm', 'baddbmm')
+@_rf_for('addmm', 'baddbmm')
 def _rf_addmm(name, seen, out, c, a, b, *_):
     return _merge(_states([seen[0], _rf_product(name, seen[1:], out, a, b) if _states(seen[1:]) else None]), out.shape)
 

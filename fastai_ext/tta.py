@@ -283,8 +283,11 @@ class _CompareTTA(FlipTTA):
 class TTAReport:
     "What `Learner.tta_report` found, shown as a table"
     def __init__(self,
-        table:pd.DataFrame # A row a set: `views`, `passes`, `loss`, the metrics, and where there is right and wrong `fixed`, `broke` and `p`
+        table:pd.DataFrame # A row a set, as of `to_df`
     ): self.table = table
+    def to_df(self)->pd.DataFrame: # `views`, `passes`, `loss`, the metrics, and where there is right and wrong `fixed`, `broke` and `p`
+        "The numbers, a row a set of views"
+        return self.table.copy()
     def _shown(self):
         "The table with blanks for what is missing, and how to show it: of whole numbers pandas would show `<NA>`"
         return self.table.astype(object).where(self.table.notna(), ''),dict(index=False, float_format='{:.4f}'.format)

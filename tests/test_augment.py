@@ -14,6 +14,10 @@ every = geometric + erasing
 
 def plain(x): return x.as_subclass(Tensor)
 
+def named(f):
+    "A test's name that is the same in every process"
+    return f'{f.func.__name__}, {f.keywords}' if isinstance(f, partial) else f.__name__
+
 def coords(bs, h, w): return torch.arange(h*w).view(1,1,h,w).expand(bs,1,h,w).float()
 
 def chi2_ok(counts, tail=6):
@@ -116,7 +120,7 @@ def test_batch_draws_once(t):
     assert len(set(outs)) > 1
 
 @pytest.mark.parametrize('f', [partial(rand_erase, p=0.), partial(rand_erase, max_num=0), partial(rand_copy, p=0.), partial(rand_copy, max_num=0),
-    partial(rand_pad_crop, pad=0), partial(rand_pad_crop, pad=2, p=0.), partial(rand_flip, p=0.)], ids=str)
+    partial(rand_pad_crop, pad=0), partial(rand_pad_crop, pad=2, p=0.), partial(rand_flip, p=0.)], ids=named)
 def test_identity(f):
     "No patches, no padding or no chance: the same images"
     x = torch.rand(16,3,9,7)
@@ -427,7 +431,7 @@ def test_in_place(t, fmt):
     assert torch.equal(y, yi) and torch.equal(z, zi) and torch.equal(b[0], x) and torch.equal(b[1], m)
     assert _memory(yi)==_memory(bi[0]) and _memory(y)!=_memory(b[0]) and torch.equal(bi[0], yi) and type(yi) is TensorImage
 
-@pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), rand_flip], ids=str)
+@pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), rand_flip], ids=named)
 def test_in_place_functions(f):
     x = TensorImage(torch.rand(3,12,10))
     for seed in range(9):
@@ -459,7 +463,7 @@ def test_in_place_refuses_before_anything_is_changed(t):
     assert torch.equal(i, x)
     t((i,m), split_idx=0)
 
-@pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), rand_flip], ids=str)
+@pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), rand_flip], ids=named)
 def test_nothing_to_do_with_gradients(f):
     for shape in ((0,3,8,8), (2,0,8,8)): assert f(torch.rand(shape, requires_grad=True)).shape==f(torch.rand(shape)).shape==shape
     x = torch.rand(4,3,8,8).contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -470,7 +474,7 @@ def test_no_crop_is_a_copy():
     y = rand_pad_crop(x, 0)
     assert torch.equal(x, y) and _memory(x)!=_memory(y) and rand_pad_crop(x, 0, inplace=True).data_ptr()==x.data_ptr()
 
-@pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), rand_flip], ids=str)
+@pytest.mark.parametrize('f', [rand_erase, rand_copy, partial(rand_pad_crop, pad=2), rand_flip], ids=named)
 def test_in_place_needs_memory_of_its_own(f):
     with pytest.raises(ValueError, match='elements share memory'): f(torch.rand(1,1,8,8).expand(9,-1,-1,-1), inplace=True)
     with pytest.raises(ValueError, match='requires a gradient'): f(torch.rand(9,1,8,8, requires_grad=True), inplace=True)
@@ -505,7 +509,7 @@ def test_strided_mask():
     assert torch.equal(plain(a)[:,0], plain(b).float())
 
 @pytest.mark.parametrize('f', [partial(rand_erase, fill=0.), rand_copy, partial(rand_copy, pct=(.1,.5)), partial(rand_pad_crop, pad=2),
-    partial(rand_pad_crop, pad=3, pad_mode=PadMode.Zeros), partial(rand_flip, vertical=True)], ids=str)
+    partial(rand_pad_crop, pad=3, pad_mode=PadMode.Zeros), partial(rand_flip, vertical=True)], ids=named)
 def test_gradients_pass(f):
     "Every pixel gets a gradient for each place where it is seen, and the same draw is made as without gradients"
     x = torch.arange(1, 16*3*12*10+1.).view(16,3,12,10).double().requires_grad_()
@@ -725,7 +729,7 @@ def test_unknown_argument_is_named(cls):
 # The lesson's own idioms
 
 @pytest.mark.parametrize('f', [rand_erase, partial(rand_erase, pct=(.1,.5), fill=(1,2,3)), partial(rand_erase, stats='image'), rand_copy,
-    partial(rand_pad_crop, pad=2), partial(rand_flip, vertical=True)], ids=str)
+    partial(rand_pad_crop, pad=2), partial(rand_flip, vertical=True)], ids=named)
 def test_functions_compile_whole(f):
     "One graph, and the numbers of the eager function on a device where nothing is asked for"
     x = torch.rand(16,3,20,20)
@@ -753,3 +757,42 @@ def test_flips_as_given():
     x = torch.rand(4,1,5,6)
     y = rand_flip(x, p=tensor([[0.,0],[1,0],[0,1],[1,1]]), vertical=True)
     for o,want in zip(y, (x[0], x[1].flip(-1), x[2].flip(-2), x[3].flip((-1,-2)))): assert torch.equal(o, want)
+
+# A mask that equals its image still does, or is refused
+
+followers = [RandErase(fill=7, mask_fill=7), RandErase((.1,.5), aspect=(.5,2.), fill=7, mask_fill=7, batch=True), *geometric]
+mask_shapes = {'nhw': (6,12,16), 'n1hw': (6,1,12,16), 'nchw': (6,3,12,16), 'hw': (12,16), '1hw': (1,12,16), 'chw': (3,12,16)}
+
+@pytest.mark.parametrize('inplace', [False,True])
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int64, torch.float32])
+@pytest.mark.parametrize('shape', mask_shapes.values(), ids=mask_shapes.keys())
+@pytest.mark.parametrize('t', followers, ids=str)
+def test_masks_of_all_shapes(t, shape, dtype, inplace):
+    t = deepcopy(t)
+    t.inplace = inplace
+    batch,changed = len(shape)==4 or shape[0]==6,False
+    set_seed(54)
+    for _ in range(6):
+        m = torch.randint(0, 7, shape).to(dtype)
+        x = (m.unsqueeze(-3) if shape[-2:]==shape or shape[0]==6 and len(shape)==3 else m).float().clone()
+        a,b = t((TensorImage(x),TensorMask(m.clone())), split_idx=0)
+        assert b.shape==shape and b.dtype==dtype and type(b) is TensorMask and type(a) is TensorImage
+        assert torch.equal(plain(a).reshape(shape), plain(b).float())
+        changed |= not torch.equal(plain(b), m)
+    assert changed
+
+@pytest.mark.parametrize('k', [(2,2), (1,3), (.5,.5), (1.5,1.5), (.25,1)])
+@pytest.mark.parametrize('t', followers, ids=str)
+def test_masks_of_other_sizes_agree_or_are_refused(t, k):
+    "A mask each of whose pixels shows a block of the image, or the other way round"
+    x = torch.randint(0, 7, (6,1,8,8)).float()
+    big = [1 if o>=1 else round(1/o) for o in k]
+    x = x.repeat_interleave(big[0], 2).repeat_interleave(big[1], 3)
+    h,w = (int(n*o) for n,o in zip(x.shape[-2:], k))
+    m = F.interpolate(x, (h,w), mode='nearest')
+    try: a,b = t((TensorImage(x),TensorMask(m[:,0].long())), split_idx=0)
+    except ValueError as e: assert "can't follow images" in str(e)
+    else:
+        # patches follow in proportion, to the pixel that they are rounded to; of 1.5 pixels another one is the nearest in the mirror
+        if isinstance(t, RandErase) or isinstance(t, RandFlip) and k==(1.5,1.5): return
+        assert torch.equal(F.interpolate(plain(a), (h,w), mode='nearest')[:,0], plain(b).float())

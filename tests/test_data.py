@@ -48,7 +48,7 @@ def test_read_idx_wrong_content(tmp_path, b, msg):
         with pytest.raises(ValueError, match=msg) as e: read_idx(tmp_path/name)
         assert str(tmp_path/name) in str(e.value)
 
-@pytest.mark.parametrize('b', [gzip.compress(good)[:-9], b'not gzip at all', b''])
+@pytest.mark.parametrize('b', [gzip.compress(good)[:-9], b'not gzip at all', b''], ids=['cut short','no gzip','empty'])
 def test_read_idx_wrong_gzip(tmp_path, b):
     (tmp_path/'a.gz').write_bytes(b)
     with pytest.raises(ValueError, match='a.gz'): read_idx(tmp_path/'a.gz')

@@ -237,13 +237,13 @@ def test_members_trained_in_another_way_are_refused(tmp_path):
 
 def test_report_is_what_validate_says(learns):
     rep = ensemble_report(learns)
-    for i,o in enumerate(learns): assert rep.table.loc[i, ['loss','accuracy']].tolist() == pytest.approx(list(o.validate()), abs=1e-5)
+    for i,o in enumerate(learns): assert rep.to_df().loc[i, ['loss','accuracy']].tolist() == pytest.approx(list(o.validate()), abs=1e-5)
     ens = ensemble(learns).remove_cb(ProgressCallback)
-    assert rep.table.loc[3, ['loss','accuracy']].tolist() == pytest.approx(list(ens.validate()), abs=1e-5)
-    said = re.findall(r'(\d+)(?: ×(\d+))?', rep.table['members'][4].removeprefix('chosen: '))
+    assert rep.to_df().loc[3, ['loss','accuracy']].tolist() == pytest.approx(list(ens.validate()), abs=1e-5)
+    said = re.findall(r'(\d+)(?: ×(\d+))?', rep.to_df()['members'][4].removeprefix('chosen: '))
     assert [int(i) for i,k in said for _ in range(int(k or 1))] == sorted(rep.chosen)
     chosen = ensemble(learns, weights=rep.weights).remove_cb(ProgressCallback)
-    assert rep.table['loss'][4] == pytest.approx(chosen.validate()[0], abs=1e-5) and rep.table['loss'][4] <= rep.table['loss'][:3].min()+1e-6
+    assert rep.to_df()['loss'][4] == pytest.approx(chosen.validate()[0], abs=1e-5) and rep.to_df()['loss'][4] <= rep.to_df()['loss'][:3].min()+1e-6
     a,b,c = [o.argmax(1) for o in members(learns)]
     assert rep.disagreement[0].tolist() == pytest.approx([0, (a != b).float().mean().item(), (a != c).float().mean().item()])
 
@@ -349,7 +349,7 @@ def test_labels_are_kept_in_any_order(tmp_path):
     dl = learns[0].dls.test_dl(list(range(13, 30)), with_labels=True)
     for order in (learns, learns[::-1]):
         assert ensemble_preds(order, dl=dl)[1].tolist() == [get_y(i) for i in range(13, 30)]
-        assert len(ensemble_report(order, dl=dl).table) == 4
+        assert len(ensemble_report(order, dl=dl).to_df()) == 4
 
 def test_tables_with_statistics_of_their_own(tmp_path):
     from fastai.tabular.all import TabularDataLoaders, Normalize, tabular_learner
@@ -372,7 +372,7 @@ def test_one_member_is_not_a_list_of_letters(learns, tmp_path):
     with pytest.raises(ValueError, match='rounds=0'): ensemble_report(learns, rounds=0)
     for w in ([1,math.nan,1], [1,math.inf,1], [1e308,1e308,1e308]):
         with pytest.raises(ValueError, match='at least 0'): ensemble(learns, weights=w)
-    assert len(ensemble_report(o for o in learns).table) == 5
+    assert len(ensemble_report(o for o in learns).to_df()) == 5
 
 def test_soup_of_loaded_learners_needs_data(learns, tmp_path):
     for i in range(2): alike(1, learns[0].dls, tmp_path)[0].export(f'{i}.pkl')

@@ -4,7 +4,7 @@ import pickle, pytest, signal, subprocess
 
 from fastai_ext import fashion as mod
 from fastai_ext.data import *
-from fastai_ext.cli import main
+from fastai_ext.cli import run_cli
 from fastai_ext.fashion import *
 
 files = {'results.json', 'report.md', 'run.json', 'learner.pkl', 'batch.png', 'losses.png', 'schedule.png', 'confusion_matrix.png', 'top_losses.png'}
@@ -86,7 +86,7 @@ def test_resuming_a_finished_run_trains_nothing(run, capsys):
 
 def check_error(capsys, args, *texts):
     "The command ends with 2 and one message, without a traceback"
-    with pytest.raises(SystemExit) as e: main(args)
+    with pytest.raises(SystemExit) as e: run_cli(args)
     err = capsys.readouterr().err
     assert e.value.code == 2 and 'Traceback' not in err and all(t in err for t in texts), err
 
@@ -127,7 +127,7 @@ def test_predict(capsys, run, tmp_path):
     for i,(size,mode) in enumerate([((28,28), 'L'), ((100,60), 'RGB')]): Image.fromarray(d.test_x[i]).resize(size).convert(mode).save(tmp_path/f'{i}.png')
     Image.fromarray(255-d.test_x[0]).save(tmp_path/'2.png')
     names = [str(tmp_path/f'{i}.png') for i in range(3)]
-    main(['predict', *names, '--learner', str(out)])
+    run_cli(['predict', *names, '--learner', str(out)])
     lines = capsys.readouterr().out.splitlines()
     assert [o.split(':')[0] for o in lines[-3:]] == names and all('%' in o for o in lines[-3:])
     learn = load_learner(out/'learner.pkl')
@@ -141,7 +141,7 @@ def test_training_that_diverges_is_an_error_whose_advice_can_be_followed(capsys,
     args = ['fashion', '--out', str(out), '--data', folder, '--model', 'mini_convnet', '--epochs', '1', '--seeds', '1', '--bs', '20', '--lr']
     check_error(capsys, [*args, '1e30'], 'fastai-ext: The loss became', 'lower learning rate')
     assert not [o for o in out.rglob('*') if o.is_file() and o.name != '.lock']
-    main([*args, '1e-2'])
+    run_cli([*args, '1e-2'])
     assert (out/'results.json').is_file()
 
 def test_advice_where_a_member_is_finished(capsys, tmp_path, folder, monkeypatch):
@@ -188,7 +188,7 @@ def test_folder_with_other_files(capsys, tmp_path):
 def test_interrupted_before_anything_is_there(capsys, tmp_path, monkeypatch):
     def stop(*args): raise KeyboardInterrupt
     monkeypatch.setattr(mod, 'fashion_mnist', stop)
-    with pytest.raises(SystemExit) as e: main(['fashion', '--out', str(tmp_path/'out')])
+    with pytest.raises(SystemExit) as e: run_cli(['fashion', '--out', str(tmp_path/'out')])
     assert e.value.code == 130 and 'interrupted' in capsys.readouterr().err and not (tmp_path/'out').exists()
 
 def test_figures_of_others_stay_open(folder, tmp_path):
@@ -277,24 +277,24 @@ def test_full_disk(tmp_path, folder):
     "A limit on the size of files stands for it; nothing is left half"
     code = f"""if True:
         import resource, signal
-        from fastai_ext.cli import main
+        from fastai_ext.cli import run_cli
         from fastai_ext.fashion import *
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-        main(['fashion', '--out', {str(tmp_path/'out')!r}, '--data', {folder!r}, '--model', 'mini_convnet', '--epochs', '1', '--seeds', '1', '--bs', '50'])"""
+        run_cli(['fashion', '--out', {str(tmp_path/'out')!r}, '--data', {folder!r}, '--model', 'mini_convnet', '--epochs', '1', '--seeds', '1', '--bs', '50'])"""
     res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
     assert res.returncode == 2 and len(res.stderr.splitlines()) == 1 and res.stderr.startswith('fastai-ext: '), res.stderr
     assert not list((tmp_path/'out').rglob('part-*')) and not (tmp_path/'out'/'results.json').exists()
 
 def test_help_needs_no_torch():
-    code = "import sys\nfrom fastai_ext.cli import main\ntry: main(['fashion', '--help'])\nfinally: assert 'torch' not in sys.modules"
+    code = "import sys\nfrom fastai_ext.cli import run_cli\ntry: run_cli(['fashion', '--help'])\nfinally: assert 'torch' not in sys.modules"
     res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert res.returncode == 0 and '--seeds' in res.stdout, res.stderr
     assert re.fullmatch(r'fastai_ext \d+\.\d+\.\d+\n', subprocess.run([sys.executable, '-m', 'fastai_ext', '--version'], capture_output=True, text=True).stdout)
 
 def test_no_bars_in_a_file(capsys, tmp_path, folder):
     cbs = list(defaults.callbacks)
-    main(['fashion', '--out', str(tmp_path), '--data', folder, '--model', 'mini_convnet', '--epochs', '1', '--seeds', '1', '--bs', '50'])
+    run_cli(['fashion', '--out', str(tmp_path), '--data', folder, '--model', 'mini_convnet', '--epochs', '1', '--seeds', '1', '--bs', '50'])
     out = capsys.readouterr().out
     assert '█' not in out and '\r' not in out and 'Test accuracy' in out and defaults.callbacks == cbs
 
@@ -312,7 +312,7 @@ def test_predict_hints_when_the_border_is_bright(capsys, run, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('error', UserWarning)
         predict_images(run[0], [tmp_path/'white.png'], invert=True)
-    main(['predict', str(tmp_path/'white.png'), '--learner', str(run[0])])
+    run_cli(['predict', str(tmp_path/'white.png'), '--learner', str(run[0])])
     assert 'look dark on bright' in capsys.readouterr().err
 
 def test_predicts_in_the_way_that_was_better(run, tmp_path):

@@ -1,6 +1,7 @@
 "What `from fastai_ext.all import *` brings, and that the wheel works without the checkout"
+from collections import defaultdict
 from pathlib import Path
-import json, os, pytest, subprocess, sys
+import ast, json, os, pytest, subprocess, sys
 
 root = Path(__file__).parents[1]
 
@@ -30,7 +31,7 @@ def test_all_brings_every_public_name():
     code = '''
 import importlib, json, pkgutil, fastai_ext
 from fastai_ext import all as ours
-mods = [o.name for o in pkgutil.iter_modules(fastai_ext.__path__) if o.name not in ('all', 'fashion', 'cli') and o.name[0] != '_']
+mods = [o.name for o in pkgutil.iter_modules(fastai_ext.__path__) if o.name not in ('all', 'settings', 'fashion', 'cli') and o.name[0] != '_']
 mods = [importlib.import_module(f'fastai_ext.{o}') for o in mods]
 print(json.dumps([len(mods), [f'{m.__name__}.{n}' for m in mods for n in m.__all__ if getattr(ours, n, None) is not getattr(m, n)]]))'''
     n,missing = json.loads(run_py(code).splitlines()[-1])
@@ -47,14 +48,16 @@ print(json.dumps(sorted({o.split('.')[0] for o in set(sys.modules)-before} - set
     assert json.loads(run_py(code).splitlines()[-1]) == ['fastai_ext']
 
 # Which modules a module may import; each only those above it, so there is no circle
-uses = dict(twin='', core='twin', averaging='core', data='core', layers='core', models='core layers', operators='', macs='twin core operators', receptive='operators macs',
-    summary='twin core operators macs receptive', augment='core', erase='augment', callbacks='twin core', schedule='core', tta='averaging core', members='averaging core', ensemble='averaging core members', all=None, cli='', fashion='all cli', __main__='cli')
+uses = dict(twin='', core='twin', averaging='core', data='core', layers='core', models='core layers', operators='', macs='twin core operators',
+    receptive='operators macs', summary='twin core operators macs receptive', augment='core', erase='augment', callbacks='twin core augment', record='callbacks',
+    sched='', schedule='sched', anneal='schedule', tta='averaging core', members='averaging core', ensemble='averaging core members', all=None, settings='models',
+    fashion='all settings', cli='settings fashion', __main__='cli')
 
 def test_modules_import_what_the_table_allows():
     for i,(name,allowed) in enumerate(uses.items()):
         if allowed is None: continue
         lines = [o.split()[1] for o in (root/f'fastai_ext/{name}.py').read_text().splitlines() if o.strip().startswith(('from .', 'from fastai_ext'))]
-        used = {o.replace('fastai_ext', '').strip('.') for o in lines}
+        used = {o.replace('fastai_ext', '').strip('.') for o in lines} - {''}
         assert used <= set(allowed.split()) and used <= set(list(uses)[:i]), name
     assert set(uses) == {f.stem for f in (root/'fastai_ext').glob('*.py')} - {'__init__', '_modidx'}
 
@@ -73,3 +76,23 @@ def test_wheel_runs_the_main_job_without_the_checkout(tmp_path):
     assert 'Test accuracy' in out and (tmp_path/'runs'/'fashion'/'results.json').is_file()
     help_text = subprocess.run([tmp_path/'site'/'bin'/'fastai-ext', 'fashion', '--help'], env=env, capture_output=True, text=True, check=True).stdout
     assert '--resume' in help_text
+
+def _definitions(path):
+    "Names of the functions and classes at the top of a module, without the methods that are patched into a class"
+    tops = [o for o in ast.parse(path.read_text()).body if isinstance(o, (ast.FunctionDef,ast.ClassDef))]
+    return [o.name for o in tops if not any(ast.unparse(d).startswith('patch') for d in o.decorator_list)]
+
+def test_private_names_have_one_meaning():
+    "Read in one module, a name says the same as in another"
+    where = defaultdict(list)
+    for f in (root/'fastai_ext').glob('[!_]*.py'):
+        for o in _definitions(f):
+            if o[0]=='_' and o[1]!='_': where[o].append(f.stem)
+    assert len(where) > 100 and {k: v for k,v in where.items() if len(v) > 1} == {}
+
+def test_modules_can_be_held_in_the_head():
+    "Not longer than 420 lines; at most two private definitions for a public one in the whole"
+    sizes = {f.stem: len(f.read_text().splitlines()) for f in (root/'fastai_ext').glob('[!_]*.py')}
+    assert len(sizes) > 20 and {k: v for k,v in sizes.items() if v > 420} == {}
+    private = [o[0]=='_' for f in (root/'fastai_ext').glob('[!_]*.py') for o in _definitions(f) if o[:2]!='__']
+    assert sum(private) <= 2*(len(private)-sum(private))

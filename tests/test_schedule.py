@@ -2,6 +2,7 @@
 import inspect, pytest, warnings
 from fastai.callback.fp16 import *
 from fastai.vision.all import *
+from fastai_ext.core import undisturbed
 from fastai_ext.schedule import *
 from torch.optim import lr_scheduler as S
 from torch.optim.swa_utils import SWALR
@@ -321,14 +322,78 @@ def test_predictions_within_a_fit():
         close(got, r.lrs()[:,0])
         assert learn.opt.hypers[0]['lr'] == 1e-3 and learn.opt.hypers[0]['mom'] == .9
 
+class Look(Callback):
+    "Validates or predicts when an epoch ends"
+    busy = False
+    def __init__(self, how, order): self.how,self.order = how,order
+    def after_epoch(self):
+        if self.busy: return
+        self.busy = True
+        getattr(self.learn, self.how)()
+        self.busy = False
+
+def cut(self):
+    if (self.epoch,self.iter) in ((0,1),(1,2)): raise CancelStepException
+
+@pytest.mark.parametrize('order', [0,55,75])
+@pytest.mark.parametrize('how', ['validate','get_preds'])
+@pytest.mark.parametrize('cb', [lambda: BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), lambda: EpochScheduler(partial(S.ExponentialLR, gamma=.5)),
+    *[partial(EpochScheduler, partial(S.ReduceLROnPlateau, patience=0, threshold=.3), monitor=o) for o in ('valid_loss','mae')]])
+def test_validation_within_a_fit(cb, how, order):
+    "Between epochs, before or after the scheduler's own turn: the rates are those of a fit without it, steps that are left out too"
+    net = Net()
+    def fit(*cbs):
+        learn,got = learner(net=deepcopy(net), metrics=mae),[]
+        def keep(self): got.append((self.opt.hypers[0]['lr'],self.opt.hypers[0]['mom']))
+        quiet(learn, 4, Callback(before_step=cut, after_step=keep), cb(), *cbs, lr=.05)
+        assert len(got) == 4*n_batches
+        return got,learn.recorder.hps['lr'],all_hypers(learn)
+    for a,b in zip(fit(), fit(Look(how, order))): assert np.array_equal(a, b)
+
+@pytest.mark.parametrize('order', [0,55,75])
+def test_training_metric_with_a_validation_within_the_fit(order):
+    "The recorder's own, which fastai smooths from anew after a validation"
+    seen,want = [],[]
+    class Plateau(S.ReduceLROnPlateau):
+        def step(self, metrics, epoch=None): seen.append(metrics)
+    class Logged(Callback):
+        order = 52
+        def after_train(self): want.append(self.recorder.log[1])
+    quiet(learner(), 4, EpochScheduler(Plateau, monitor='train_loss'), Logged(), Look('validate', order))
+    assert seen == want[:-1] and len(set(seen)) == 3
+
+class Peek(Callback):
+    "Does `f` after each training batch"
+    order = 100
+    def __init__(self, f): self.f = f
+    def after_batch(self):
+        if self.training: self.f(self.learn)
+
+def test_undisturbed_within_a_fit():
+    "What looks at the learner, and puts callbacks in and out, in the middle of a fit"
+    make = partial(S.ExponentialLR, gamma=.9)
+    def peek(learn):
+        with undisturbed(learn), learn.added_cbs(Callback()): pass
+        with learn.added_cbs(Callback()): pass
+    want = rates(learner(), 3, BatchScheduler(make), EpochScheduler(make), lr=.1)
+    learn = learner()
+    close(rates(learn, 3, BatchScheduler(make), EpochScheduler(make), Peek(peek), lr=.1).lrs(), want.lrs())
+    assert learn.opt.hypers[0]['lr'] == .1 and 'remove_cbs' not in vars(learn)
+
+def test_fetched_predictions():
+    make = partial(S.OneCycleLR, max_lr=.1)
+    learn = learner()
+    r = rates(learn, 3, BatchScheduler(make), FetchPredsCallback())
+    close(r.lrs(), rates(learner(), 3, BatchScheduler(make)).lrs())
+
 # What is left behind
 
 def all_hypers(learn): return [dict(h) for h in learn.opt.hypers]
 
 class Fail(Callback):
-    def __init__(self, exc): self.exc = exc
+    def __init__(self, exc, at=9): self.exc,self.at = exc,at
     def after_batch(self):
-        if self.training and self.train_iter==9: raise self.exc
+        if self.training and self.train_iter==self.at: raise self.exc
 
 @pytest.mark.parametrize('opt', opts)
 @pytest.mark.parametrize('exc', [None, CancelFitException(), KeyboardInterrupt(), RuntimeError('x')])
@@ -359,6 +424,52 @@ def test_interrupt_with_the_callback_attached():
     assert h['mom'] == .9 and h['lr'] == 1e-3 and 'schedule' not in h
     learn.remove_cb(cb)
     assert cb.learn is None
+
+class Interrupt(Callback):
+    "Presses Ctrl-C in epoch 1, in `event`"
+    order = 70
+    def __init__(self, event): self.event = event
+    def __call__(self, event):
+        if event == self.event and getattr(self, 'epoch', 0) == 1 and not hasattr(self, 'gather_preds'): raise KeyboardInterrupt
+
+@pytest.mark.parametrize('event', ['before_train','before_batch','after_pred','after_step','after_batch','before_validate','after_epoch'])
+@pytest.mark.parametrize('opt', ['Adam','AdamW'])
+def test_interrupt_gives_back_at_once(opt, event, tmp_path):
+    "Wherever it comes, with callbacks that stay: in the learner, in what is saved, and in a checkpoint that is loaded"
+    cbs = [BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), EpochScheduler(partial(S.ExponentialLR, gamma=.5))]
+    learn = learner(3, opt, path=tmp_path, cbs=cbs)
+    learn.create_opt()
+    old = all_hypers(learn)
+    with pytest.raises(KeyboardInterrupt): quiet(learn, 3, Interrupt(event), lr=np.array(lrs3))
+    want = [{**h, 'lr':lr} for h,lr in zip(old, lrs3)]
+    def hypers(o): return [{k:v for k,v in h.items() if k != 'schedule'} for h in o.opt.hypers]
+    assert hypers(learn) == want and 'remove_cbs' not in vars(learn)
+    learn.save('x')
+    assert hypers(learner(3, opt, path=tmp_path).load('x')) == want
+    learn.validate()
+    assert hypers(learn) == want
+
+@pytest.mark.parametrize('make', [lambda: BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), lambda: EpochScheduler(partial(S.StepLR, step_size=1))])
+def test_a_fit_after_an_interrupted_lr_find(make):
+    cb,want = make(),rates(learner(), 2, make(), lr=.1).lrs()
+    learn = learner(cbs=cb)
+    with pytest.raises(KeyboardInterrupt), learn.no_bar(), learn.added_cbs(Fail(KeyboardInterrupt())): learn.lr_find(num_it=20, stop_div=False, show_plot=False)
+    close(rates(learn, 2, lr=.1).lrs(), want)
+
+def test_a_failing_validation_within_a_fit():
+    "Somebody catches the error, and the fit goes on"
+    class Try(Callback):
+        busy = False
+        def before_validate(self):
+            if self.busy: raise RuntimeError('x')
+        def after_epoch(self):
+            if self.busy: return
+            self.busy = True
+            with pytest.raises(RuntimeError): self.learn.validate(cbs=Callback())
+            self.busy = False
+    make = partial(S.OneCycleLR, max_lr=.1)
+    res = [quiet(learner(), 3, BatchScheduler(make), *o).recorder.hps['lr'] for o in ([], [Try()])]
+    assert res[0] == res[1] and len(res[0]) == n_steps
 
 def test_stays_out_of_what_is_no_fit(tmp_path):
     "lr_find, validate, get_preds and predict give what they give without it, before and after a fit, and it keeps nothing"
@@ -398,6 +509,22 @@ def test_export_and_pickle(tmp_path):
     quiet(learn, 1, Callback(after_epoch=lambda self: self.learn.batch_scheduler.__getstate__()), Callback(after_batch=lambda self: during.append(
         pickle.loads(pickle.dumps({k:v for k,v in self.learn.batch_scheduler.__getstate__().items() if k != 'learn'})))))
     assert len(during) == len(learn.dls.train)+len(learn.dls.valid) and 'stand_in' not in during[0]
+    copies = []
+    class Copy(Callback):
+        order = 100
+        def after_epoch(self):
+            copies.append(deepcopy(self.learn))
+            self.learn.export('f.pkl')
+    quiet(learn, 2, Copy())
+    preds = learn.get_preds()[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        new = load_learner(tmp_path/'f.pkl')
+    for o in (copies[1], new):
+        o.remove_cb(Copy)
+        with o.no_bar(): test_close(o.get_preds(dl=learn.dls.valid)[0], preds, 1e-6)
+        assert 'remove_cbs' not in vars(o) and o.batch_scheduler.stand_in is None
+    assert learn.opt.hypers[0]['lr'] == 1e-3
 
 # Going on
 
@@ -450,6 +577,103 @@ def test_resumed_after_a_cancelled_fit(tmp_path):
         np.testing.assert_allclose(new.recorder.lrs, whole.recorder.lrs[2*n_batches:], rtol=1e-12)
         quiet(new, 1, cls(make), lr=.2)
         assert new.recorder.lrs[0] == .2 and 'schedule' not in new.opt.hypers[0]
+
+def stopped(path, cbs, *others, n=4, at=1, **kwargs):
+    "A new learner with the checkpoint of a fit of `n` epochs that was cancelled after epoch `at`, and the rates that it would have had"
+    class Stop(Callback):
+        order = 80
+        def after_epoch(self):
+            if self.epoch==at: raise CancelFitException
+    net = Net()
+    whole = rates(learner(net=deepcopy(net)), n, *cbs(), *others, **kwargs).lrs()[(at+1)*n_batches:]
+    learn = quiet(learner(net=deepcopy(net), path=path), n, *cbs(), *others, Stop(), **kwargs)
+    learn.save('x')
+    return learner(path=path).load('x'),whole
+
+def test_two_schedulers_resumed(tmp_path):
+    "Each on what the other has set, in the middle of both"
+    def cbs(): return BatchScheduler(partial(S.LinearLR, start_factor=.1, total_iters=20)),EpochScheduler(partial(S.ConstantLR, factor=.3, total_iters=3))
+    new,want = stopped(tmp_path, cbs, lr=.1)
+    close(rates(new, 4, *cbs(), lr=.1, start_epoch=2).lrs(), want)
+    assert new.opt.hypers[0]['lr'] == .1 and 'schedule' not in new.opt.hypers[0]
+
+def test_resumed_by_the_schedulers_own_state(tmp_path):
+    "Not by making all steps again: only the one that was due is made before the first batch"
+    class Counted(S.ExponentialLR):
+        def step(self, *args):
+            seen.append(self.last_epoch)
+            super().step(*args)
+    def cbs(): return [BatchScheduler(partial(Counted, gamma=.9))]
+    seen = []
+    new,want = stopped(tmp_path, cbs, lr=.1)
+    seen.clear()
+    close(rates(new, 4, *cbs(), lr=.1, start_epoch=2).lrs(), want)
+    assert seen == [-1, *range(11, 23)]
+
+class Bare:
+    "A scheduler with neither `state_dict` nor a torch base; `f` is nothing that a checkpoint may hold"
+    def __init__(self, optimizer): self.optimizer,self.f = optimizer,lambda x: x*.5
+    def step(self, metrics):
+        for g in self.optimizer.param_groups: g['lr'] = self.f(g['lr'])*(1+float(metrics))
+
+class Opaque(S.ReduceLROnPlateau):
+    def __init__(self, optimizer, mode='min'):
+        super().__init__(optimizer, mode, patience=0, threshold=.5)
+        self.f = lambda: None
+
+@pytest.mark.parametrize('make', [Bare, Opaque])
+def test_resumed_without_a_state(make, tmp_path):
+    "What has no state, or one that can't be kept, gets the same metrics again; the checkpoint loads as fastai loads it"
+    new,want = stopped(tmp_path, lambda: [EpochScheduler(make)], lr=.1)
+    close(rates(new, 4, EpochScheduler(make), lr=.1, start_epoch=2).lrs(), want)
+
+def test_resumed_with_other_settings(tmp_path):
+    "A longer fit, another rate: the new schedule from the same step on"
+    for make in (partial(S.OneCycleLR, max_lr=.1), S.CosineAnnealingLR):
+        new,_ = stopped(tmp_path, lambda: [BatchScheduler(make)], lr=.1)
+        want = rates(learner(), 6, BatchScheduler(make), lr=.2).lrs()[2*n_batches:]
+        close(rates(new, 6, BatchScheduler(make), lr=.2, start_epoch=2).lrs(), want)
+
+@pytest.mark.parametrize('opt', ['Adam','AdamW'])
+def test_a_stale_place_is_not_taken(opt):
+    "The key that an interrupted fit leaves is for those schedulers alone"
+    def interrupted():
+        learn = learner(1, opt)
+        with pytest.raises(KeyboardInterrupt): quiet(learn, 4, CpuScaler([1,2,3]), BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), Interrupt('after_pred'))
+        return learn
+    def decay(): return BatchScheduler(partial(S.ExponentialLR, gamma=.9))
+    learn = interrupted()
+    close(rates(learn, 4, decay(), lr=.1, start_epoch=1).lrs()[:,0], [.1*.9**i for i in range(6, 24)])
+    learn = interrupted()
+    def by_epoch(o): return rates(o, 4, EpochScheduler(partial(S.OneCycleLR, max_lr=.1)), start_epoch=1).lrs()
+    close(by_epoch(learn), by_epoch(learner()))
+    learn = interrupted()
+    with pytest.raises(ValueError, match='start_epoch'): quiet(learn, 4, EpochScheduler(S.ReduceLROnPlateau), start_epoch=1)
+    learn = interrupted()
+    with pytest.raises(KeyboardInterrupt): quiet(learn, 4, decay(), Fail(KeyboardInterrupt(), at=2))
+    assert 'schedule' not in learn.opt.hypers[0]
+
+def test_resumed_with_tensor_rates(tmp_path):
+    def opt(params, lr): return OptimWrapper(params, opt=torch.optim.AdamW, lr=tensor(lr))
+    def sched(): return BatchScheduler(partial(S.OneCycleLR, max_lr=.1))
+    def got(learn, *cbs, **kwargs): return np.array([float(o) for o in quiet(learn, 3, sched(), *cbs, lr=[tensor(.1)], **kwargs).recorder.hps['lr']])
+    whole = got(learner(opt=opt, path=tmp_path), SaveModelCallback(every_epoch=True, with_opt=True))
+    new = learner(opt=opt, path=tmp_path).load('model_0')
+    np.testing.assert_allclose(got(new, start_epoch=1), whole[n_batches:], rtol=1e-6)
+    assert isinstance(new.opt.hypers[0]['lr'], Tensor) and new.opt.hypers[0]['lr'] == tensor(.1)
+
+@pytest.mark.parametrize('opt', ['Adam','AdamW'])
+def test_a_checkpoint_of_the_middle_begins_another_fit(opt, tmp_path):
+    "What was scheduled when it was made is not taken for the optimizer's own"
+    class Snapshot(Callback):
+        def after_step(self):
+            if self.train_iter==3: self.learn.save('x')
+    learn = learner(1, opt, path=tmp_path)
+    quiet(learn, 1, BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), Snapshot())
+    new = learner(1, opt, path=tmp_path).load('x')
+    assert new.opt.hypers[0]['mom'] != .9
+    quiet(new, 1, BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), lr=.2)
+    assert all_hypers(new) == [{**h, 'lr':.2} for h in all_hypers(learn)]
 
 # The metric
 
@@ -547,6 +771,21 @@ def test_other_hypers_may_be_scheduled_by_fastai():
     r = rates(learn, 3, BatchScheduler(partial(S.ExponentialLR, gamma=.9)), ParamScheduler(dict(wd=SchedLin(0,1))), lr=.1)
     close(r.lrs(), loop('Adam', 1, partial(S.ExponentialLR, gamma=.9), [.1])[0])
 
+@pytest.mark.parametrize('cls', [BatchScheduler,EpochScheduler])
+def test_others_may_change_what_is_scheduled(cls):
+    "Also before the schedule has changed anything, and the schedule goes on from there"
+    wds,learn = [],learner()
+    def change(self):
+        if self.train_iter==8: self.opt.set_hyper('lr', .05)
+        if self.train_iter==5: self.opt.set_hyper('wd', .5)
+        wds.append(self.opt.hypers[0]['wd'])
+    cb = cls(partial(S.StepLR, step_size=13 if cls is BatchScheduler else 2))
+    r = rates(learn, 3, cb, Callback(before_step=change), lr=.1)
+    n = 13 if cls is BatchScheduler else 12
+    np.testing.assert_allclose(r.lrs()[:,0], [.1]*8 + [.05]*(n-8) + [.005]*(18-n))
+    assert wds == [.01]*5 + [.5]*13
+    assert learn.opt.hypers[0]['lr'] == .1 and learn.opt.hypers[0]['wd'] == .5
+
 def test_comp_is_checked():
     with pytest.raises(ValueError, match="comp is np.less.*'min'"): EpochScheduler(S.ReduceLROnPlateau, comp='min')
 
@@ -614,56 +853,3 @@ def test_plot_sched():
     assert [o.get_label() for o in same.lines] == ['a, group 0','a, group 1','b, group 0','b, group 1']
     assert len(plot_sched(make, 8).lines) == 1
     plt.close('all')
-
-# GradAnneal
-
-class Scale(Callback):
-    "Gradients whose squares are, in each epoch, as asked for"
-    order = 5
-    def __init__(self, sqrs): self.sqrs = sqrs
-    def before_step(self):
-        for p in self.model.parameters(): p.grad.fill_(self.sqrs[self.epoch]**.5)
-
-@pytest.mark.parametrize('groups', [1,3])
-def test_grad_anneal(groups):
-    "The rule by hand: the lowest epoch mean has halved since the last change, then a quarter of the rate, not below the floor"
-    sqrs = [8.,5.,3.9,9.,2.5,1.9,.5,.1,.01]
-    want = [1,1,1,1/4,1/4,1/4,1/16,1/64,.01]
-    lrs = np.array(lrs3) if groups==3 else np.array([.1])
-    cb,learn = GradAnneal(floor=.01),learner(groups)
-    r = rates(learn, len(sqrs), Scale(sqrs), cb, lr=lrs if groups==3 else .1)
-    np.testing.assert_allclose(cb.sqr_grads, sqrs, rtol=1e-5)
-    np.testing.assert_allclose(r.lrs(), np.repeat(want, n_batches)[:,None]*lrs, rtol=1e-6)
-    np.testing.assert_allclose(learn.recorder.hps['lr'], r.lrs()[:,-1])
-    assert [h['lr'] for h in learn.opt.hypers] == lrs.tolist()
-
-def test_grad_anneal_factor_and_ratio():
-    r = rates(learner(), 4, Scale([8.,5.,1.,1.]), GradAnneal(factor=10, ratio=.7), lr=.1)
-    np.testing.assert_allclose(r.lrs()[::n_batches,0], [.1,.1,.01,.001], rtol=1e-6)
-
-def test_grad_anneal_measures_all_elements():
-    "The mean over elements and batches, beside a plain loop; the last batch's can be recorded"
-    want,cb,seen = [],GradAnneal(),[]
-    def hand(self): want.append(torch.cat([p.grad.flatten() for p in self.model.parameters()]).square().mean().item())
-    def keep(self): seen.append(float(self.grad_anneal.sqr_grad))
-    quiet(learner(), 1, Callback(before_step=hand), cb, Callback(after_step=keep))
-    np.testing.assert_allclose(cb.sqr_grads, [np.mean(want)], rtol=1e-5)
-    np.testing.assert_allclose(seen, want, rtol=1e-5)
-
-def test_grad_anneal_with_fp16_accumulation_and_resumed(tmp_path):
-    "Unscaled gradients of the steps that are made; a resumed fit goes on where it was"
-    a,b = GradAnneal(),GradAnneal()
-    net = Net()
-    quiet(learner(net=deepcopy(net)), 1, a)
-    quiet(learner(net=deepcopy(net)), 1, CpuScaler([]), b)
-    np.testing.assert_allclose(a.sqr_grads, b.sqr_grads, rtol=1e-5)
-    quiet(learner(), 1, GradientAccumulation(16), c := GradAnneal())
-    assert c.n_steps == 3
-    sqrs = [8.,5.,4.,2.5,1.9,.5,.1]
-    whole = rates(learner(path=tmp_path), 7, Scale(sqrs), GradAnneal(), SaveModelCallback(every_epoch=True, with_opt=True))
-    new = learner(path=tmp_path).load('model_4')
-    close(rates(new, 7, Scale(sqrs), GradAnneal(), start_epoch=5).lrs(), whole.lrs()[5*n_batches:])
-
-def test_grad_anneal_refuses():
-    for kw,words in ((dict(factor=1), 'factor is more than 1'), (dict(ratio=1), 'ratio is between 0 and 1'), (dict(floor=2), 'floor is a share')):
-        with pytest.raises(ValueError, match=words): GradAnneal(**kw)

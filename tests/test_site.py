@@ -169,7 +169,7 @@ def test_overviews_come_first_and_name_all_entries(pages):
             and callable(getattr(importlib.import_module(f'fastai_ext.{mod}'), o, len))] == []
 
 def test_links_of_the_other_pages(pages):
-    assert 'augment.html#randerase' in pages['changelog.html'].links and 'core.html#undisturbed' in pages['contributing.html'].links
+    assert 'erase.html#randerase' in pages['changelog.html'].links and 'core.html#undisturbed' in pages['contributing.html'].links
 
 def test_private_code_is_folded(pages):
     text = (docs/'operators.html').read_text(encoding='utf-8')

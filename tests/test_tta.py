@@ -58,7 +58,7 @@ def test_a_learner_with_flip_tta_is_not_averaged_twice(learn):
     learn.add_cb(FlipTTA())
     cbs = list(learn.cbs)
     assert torch.equal(learn.tta_flip()[0], want)
-    assert learn.tta_report().table['loss'][0] == pytest.approx(plain[0])
+    assert learn.tta_report().to_df()['loss'][0] == pytest.approx(plain[0])
     assert list(learn.cbs) == cbs
     with pytest.raises(ValueError, match='FlipTTA already'): learn.validate(cbs=FlipTTA('v'))
 
@@ -108,7 +108,7 @@ def test_maps_are_moved_back(seg, views):
     with torch.no_grad(): want = sum(back(seg.model(back(x, k)).softmax(1), k) for k in which)/len(which)
     assert torch.allclose(seg.tta_flip(views=views)[0], want, rtol=0, atol=1e-6)
     assert torch.allclose(seg.tta_flip(dl=seg.dls.test_dl(list(range(10, 20))), views=views)[0], want, rtol=0, atol=1e-6)
-    assert seg.tta_report(sets=[views]).table['dice_multi'][1] == pytest.approx(seg.validate(cbs=FlipTTA(views))[1])
+    assert seg.tta_report(sets=[views]).to_df()['dice_multi'][1] == pytest.approx(seg.validate(cbs=FlipTTA(views))[1])
 
 class Equivariant(Module):
     "Commutes with every move of the square: what a pixel and its four neighbours add up to"
@@ -301,7 +301,7 @@ def test_survives_pickling(learn, tmp_path):
 def test_report_counts_and_p_value(learn):
     from scipy.stats import binomtest
     report = learn.tta_report(sets=['h','d4','shift'])
-    table = report.table
+    table = report.to_df()
     assert not re.search('nan|NA|None', report._repr_html_()+repr(report))
     plain,targs = learn.get_preds()
     for i,views in enumerate(['h','d4','shift'], 1):
@@ -372,7 +372,7 @@ def test_what_callbacks_make_of_predictions_is_made_of_every_view(learn, xs):
     assert torch.allclose(got, hand_mean(learn.model, xs, 'h', _act), rtol=0, atol=1e-6)
     assert not torch.allclose(got, learn.tta_flip()[0], atol=1e-3)
     want = learn.validate(cbs=[Temperature(), FlipTTA()])[0]
-    assert learn.tta_report(sets=['h'], cbs=Temperature()).table['loss'][1] == pytest.approx(want)
+    assert learn.tta_report(sets=['h'], cbs=Temperature()).to_df()['loss'][1] == pytest.approx(want)
 
 class Scaled(DihedralView):
     def __init__(self, k):
@@ -384,7 +384,7 @@ def test_views_of_a_class_of_ones_own_are_kept_apart(learn):
     "Though they show in the same way"
     a,b = Scaled(1.),Scaled(9.)
     assert repr(a) == repr(b)
-    table = learn.tta_report(sets=dict(a=[a], b=[b])).table
+    table = learn.tta_report(sets=dict(a=[a], b=[b])).to_df()
     for i,v in ((1,a), (2,b)): assert table['loss'][i] == pytest.approx(learn.validate(cbs=FlipTTA([v]))[0])
     assert table['loss'][1] != table['loss'][2]
 

@@ -7,7 +7,7 @@ from fastai.callback.hook import hook_output
 from torch.utils.data import BatchSampler, RandomSampler, TensorDataset
 import functools, gc, pytest, time, weakref
 
-from fastai_ext.callbacks import LayerStats, Record
+from fastai_ext.record import LayerStats, Record
 from fastai_ext.schedule import BatchScheduler
 from fastai_ext.summary import summarize
 from fastai_ext.twin import AbsentError, TwinError, Twins, as_meta, data_of

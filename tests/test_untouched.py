@@ -10,7 +10,8 @@ import pytest, warnings
 
 from fastai_ext.augment import *
 from fastai_ext.erase import *
-from fastai_ext.callbacks import BatchTransform, LayerStats, Record
+from fastai_ext.callbacks import BatchTransform
+from fastai_ext.record import LayerStats, Record
 from fastai_ext.models import mini_convnet, mini_resnet_fast
 from fastai_ext.schedule import BatchScheduler
 from fastai_ext.summary import ModelSummary
