@@ -7,7 +7,7 @@ Models are built on the meta device, so memory stays small. Rows of the results:
 arithmetic, `torch` its MACs or its error, `unknown` are operators without formula, `summary_s` the seconds of the
 summary alone, `torch_error` is torch's at its first try."""
 from fastai.vision.all import *
-import timm, warnings
+import logging, timm, warnings
 from torch.utils.flop_counter import FlopCounterMode
 from fastai_ext.summary import summarize
 from common import Runs

@@ -1,6 +1,6 @@
 "The scripts of benchmarks/: what they share, and the form of their results"
 from pathlib import Path
-import ast, importlib, json, pytest, shutil, subprocess, sys
+import ast, builtins, dis, importlib, json, pytest, shutil, subprocess, sys
 
 root = Path(__file__).parents[1]/'benchmarks'
 scripts,results = sorted(root.glob('*.py')),sorted((root/'results').glob('*.json'))
@@ -23,6 +23,23 @@ def test_a_script_imports_public_names_and_no_other_script(path):
     assert {m for m,_ in names} & {o.stem for o in scripts} <= {'common'}
     ours = [(m, n) for m,n in names if m.startswith('fastai_ext.') and n != '*' and m != 'fastai_ext.all']
     for m,n in ours: assert n in importlib.import_module(m).__all__, (m, n)
+
+def global_names(code):
+    "Names that the code looks up in its module, and those of the functions in it"
+    inner = [o for o in code.co_consts if hasattr(o, 'co_consts')]
+    here = {o.argval for o in dis.get_instructions(code) if o.opname in ('LOAD_GLOBAL', 'LOAD_NAME')}
+    return here.union(*map(global_names, inner))
+
+@pytest.mark.parametrize('path', scripts, ids=lambda o: o.stem)
+def test_a_script_has_all_names_that_it_uses(path, common):
+    try: names = vars(importlib.import_module(path.stem))
+    except ModuleNotFoundError as e:
+        if e.name.startswith('fastai_ext'): raise
+        pytest.skip(f'{e.name} is not installed')
+    # the bodies of classes have names of their own
+    known = {*names, *dir(builtins), '__name__', '__module__', '__qualname__'}
+    used = global_names(compile(path.read_text(), path.name, 'exec'))
+    assert used - known == set()
 
 @pytest.mark.parametrize('path', results, ids=lambda o: o.stem)
 def test_results_have_one_form(path, common):
