@@ -1,30 +1,27 @@
-"""Shows that augmentation drawn for each image costs about a copy of the batch: ours beside fastai's, timm's, torchvision v2's and kornia's.
+"""Augmentation drawn for each image costs about a copy of the batch: ours beside that of four other libraries
 
     python benchmarks/augment.py [--device cuda] [--runs 9] [--threads 1] [--small]
 
-All erasing covers 8% of an image in the mean: ours 0 to 4 patches of 4%, timm 2 of 4%, the others one rectangle of 8%. The peers' calls are
-the nearest they have; the column "draws" says if each image has a draw of its own. The floors: one `clone` of the batch, the normal noise for
-8% of the pixels, a `clone` into memory that is there already (a fresh block of 150 MB costs the operating system more than the copy), and what is left of
-our erasing if the draws would not have to become places.
-What changes its input does so to the same batch in all runs, which changes no time. Runs are interleaved, each figure is a median. torchvision and kornia must be installed for their rows; kornia may be absent."""
-from argparse import ArgumentParser
-from importlib.metadata import version, PackageNotFoundError
-from pathlib import Path
-import json, time, warnings
+All erasing covers 8% of an image in the mean: ours 0 to 4 patches of 4%, timm 2 of 4%, the others one rectangle of
+8%. The peers' calls are the nearest they have; the column "draws" says if each image has a draw of its own. The
+floors: one `clone` of the batch, the normal noise for 8% of the pixels, a `clone` into memory that is there already
+(a fresh block of 150 MB costs the operating system more than the copy), and what is left of our erasing if the draws
+would not have to become places.
+What changes its input does so to the same batch in all runs, which changes no time. Runs are interleaved, each
+figure is a median. torchvision and kornia must be installed for their rows; kornia may be absent."""
+import warnings
 warnings.filterwarnings('ignore')
 
 from fastai.vision.all import *
 from fastai_ext.augment import *
 from fastai_ext.erase import *
-from fastai_ext.core import environment
 from timm.data.random_erasing import RandomErasing as TimmErasing
 from torchvision.transforms import v2
-
-def vers(nm):
-    try: return version(nm)
-    except PackageNotFoundError: return None
+from common import figure, in_turn, versions, write
 
 def train(t): return lambda x: t(x, split_idx=0)
+
+def both(*ts): return Pipeline(ts, split_idx=0)
 
 def each(t): return lambda x: torch.stack([t(o) for o in x])
 
@@ -49,7 +46,7 @@ def erasers(x, dev):
     res['timm: clone, then RandomErasing'] = 'image',lambda o: timm_erase(o.clone())
     res['torchvision: v2.RandomErasing'] = 'batch',v2_erase
     res['torchvision: v2.RandomErasing, image by image'] = 'image',each(v2_erase)
-    if vers('kornia'):
+    if peers()['kornia']:
         from kornia.augmentation import RandomErasing as KorniaErasing
         res['kornia: RandomErasing (constant)'] = 'image',KorniaErasing(**k)
     return res
@@ -60,18 +57,17 @@ def movers(x):
     pad = max(1, n//28)
     v2_both = v2.Compose([v2.RandomCrop(n, padding=pad, padding_mode='reflect'), v2.RandomHorizontalFlip()])
     res = {}
-    res['ours: RandPadCrop + RandFlip'] = 'image',Pipeline([RandPadCrop(pad),RandFlip()], split_idx=0)
-    res['ours: RandFlip, then RandPadCrop in place'] = 'image',Pipeline([RandFlip(),RandPadCrop(pad, inplace=True)], split_idx=0)
+    res['ours: RandPadCrop + RandFlip'] = 'image',both(RandPadCrop(pad), RandFlip())
+    res['ours: RandFlip, then RandPadCrop in place'] = 'image',both(RandFlip(), RandPadCrop(pad, inplace=True))
     res['ours: RandPadCrop'] = 'image',train(RandPadCrop(pad))
     res['ours: RandFlip'] = 'image',train(RandFlip())
-    res['ours: RandPadCrop + RandFlip, in place'] = 'image',Pipeline([RandPadCrop(pad, inplace=True),RandFlip(inplace=True)], split_idx=0)
-    res['ours: RandFlip(alternate=True)'] = 'image',train(RandFlip(alternate=True))
+    res['ours: RandPadCrop + RandFlip, in place'] = 'image',both(RandPadCrop(pad, inplace=True), RandFlip(inplace=True))
     crop = RandomResizedCropGPU(n, min_scale=((n-2*pad)/n)**2, ratio=(1.,1.))
-    res['fastai: RandomResizedCropGPU + Flip'] = 'batch, flip: image',Pipeline([crop,Flip()], split_idx=0)
+    res['fastai: RandomResizedCropGPU + Flip'] = 'batch, flip: image',both(crop, Flip())
     res['fastai: Flip'] = 'image',train(Flip())
     res['torchvision: v2.RandomCrop + v2.RandomHorizontalFlip'] = 'batch',v2_both
     res['torchvision: the same, image by image'] = 'image',each(v2_both)
-    if vers('kornia'):
+    if peers()['kornia']:
         from kornia.augmentation import RandomCrop as KCrop, RandomHorizontalFlip as KFlip
         kcrop,kflip = KCrop((n,n), padding=pad, padding_mode='reflect', cropping_mode='slice'),KFlip()
         res['kornia: RandomCrop + RandomHorizontalFlip'] = 'image',lambda o: kflip(kcrop(o))
@@ -84,53 +80,38 @@ def floors(x):
     def _known(o):
         out,_ = o.clone(),torch.rand(len(o), 26, device=o.device)
         return out.view(-1).index_fill_(0, px, 0.)
-    return {'floor: x.clone()': ('', lambda o: o.clone()), 'floor: copy into existing memory': ('', lambda o: buf.copy_(o)),
-        'floor: noise for 8% of the pixels': ('', lambda o: torch.randn(n, device=o.device)),
-        'floor: clone, draws, a constant at pixels known before': ('', _known)}
-
-def timed(f, x):
-    "Seconds of one call"
-    if x.is_cuda: torch.cuda.synchronize()
-    start = time.perf_counter()
-    f(x)
-    if x.is_cuda: torch.cuda.synchronize()
-    return time.perf_counter()-start
-
-def measure(x, fs, runs):
-    "Seconds of each function, interleaved; one call before to warm up"
-    res = {k:[] for k in fs}
-    for i in range(runs+1):
-        for k,(_,f) in fs.items():
-            t = timed(f, x)
-            if i: res[k].append(t)
+    res = {}
+    res['floor: x.clone()'] = '',lambda o: o.clone()
+    res['floor: copy into existing memory'] = '',buf.copy_
+    res['floor: noise for 8% of the pixels'] = '',lambda o: torch.randn(n, device=o.device)
+    res['floor: clone, draws, a constant at pixels known before'] = '',_known
     return res
 
-def main(dev, runs, shapes, threads):
-    if threads: torch.set_num_threads(threads)
-    res = dict(environment=environment(), threads=torch.get_num_threads(), device=dev, runs=runs,
-        peers={o:vers(o) for o in ('torchvision','kornia')}, shapes={})
-    for shape in shapes:
-        set_seed(0)
-        x = TensorImage(torch.randn(shape, device=dev))
-        x.clamp_(-2, 2)
-        fs = {**floors(x), **erasers(x, dev), **movers(x)}
-        times = measure(x, fs, runs)
-        base = np.median(times['floor: x.clone()'])
-        print(f"\n{'×'.join(map(str, shape))} {x.dtype} on {dev}\n\n| call | draws for each | median ms | sd | × clone |\n|---|---|---:|---:|---:|")
-        rows = {}
-        for k,ts in times.items():
-            med = float(np.median(ts))
-            rows[k] = dict(draws=fs[k][0], median_ms=med*1e3, mean_ms=float(np.mean(ts))*1e3, sd_ms=float(np.std(ts))*1e3, times_clone=med/base)
-            print(f"| {k} | {fs[k][0]} | {med*1e3:.2f} | {np.std(ts)*1e3:.2f} | {med/base:.2f} |")
-        res['shapes']['x'.join(map(str, shape))] = rows
-    out = Path(__file__).parent/'results'/f'augment{"_cuda" if dev=="cuda" else ""}.json'
-    out.write_text(json.dumps(res, indent=1))
+def peers(): return versions('torchvision', 'kornia')
 
-if __name__ == '__main__':
-    p = ArgumentParser()
-    p.add_argument('--device', default='cpu')
-    p.add_argument('--runs', type=int, default=9)
-    p.add_argument('--threads', type=int, default=None, help='of torch; 1 is steadier on a machine that does other work too')
-    p.add_argument('--small', action='store_true', help='the small shape only')
-    a = p.parse_args()
-    main(a.device, a.runs, [(1024,1,28,28)] if a.small else [(1024,1,28,28),(256,3,224,224)], a.threads)
+def measure(shape, dev, runs):
+    "A row for each call, and a table"
+    set_seed(0)
+    x = TensorImage(torch.randn(shape, device=dev))
+    x.clamp_(-2, 2)
+    fs,name = {**floors(x), **erasers(x, dev), **movers(x)},'x'.join(map(str, shape))
+    rows = [dict(shape=name, call=k, draws=fs[k][0], ms=figure([1e3*o for o in ts]))
+        for k,ts in in_turn({k: partial(f, x) for k,(_,f) in fs.items()}, runs).items()]
+    print(f"\n{name.replace('x', '×')} {x.dtype} on {dev}\n")
+    print('| call | draws for each | median ms | sd | × clone |\n|---|---|---:|---:|---:|')
+    for r in rows:
+        ms,r['times_clone'] = r['ms'],r['ms']['median']/rows[0]['ms']['median']
+        print(f"| {r['call']} | {r['draws']} | {ms['median']:.2f} | {ms['sd'] or 0:.2f} | {r['times_clone']:.2f} |")
+    return rows
+
+@call_parse
+def main(
+    device:str='cpu', # `cpu` or `cuda`
+    runs:int=9, # Calls of each
+    threads:int=None, # of torch; 1 is steadier on a machine that does other work too
+    small:bool=False # the small shape only
+):
+    if threads: torch.set_num_threads(threads)
+    shapes = [(1024,1,28,28)] if small else [(1024,1,28,28),(256,3,224,224)]
+    rows = [r for o in shapes for r in measure(o, device, runs)]
+    write(f'augment{"_cuda" if device=="cuda" else ""}', dict(device=device, runs=runs), rows, **peers())

@@ -1,0 +1,141 @@
+"""What the scripts of this folder share: rounds in turn, files of results, figures with their spread, data in memory
+
+Each file of results/ holds `environment` (hardware, versions, threads), `settings` (what was asked for), `rows` and,
+in some, `summary`: what the rows come to. A row is what was measured and then its figures; one that was measured
+several times is a dict of `median`, `mean`, `sd` and `runs`. The files were brought into this form from earlier
+ones, so some lack what the earlier form had not kept."""
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version, PackageNotFoundError
+from multiprocessing import get_context
+from statistics import mean, median, stdev
+import json, math, time
+
+from fastai.vision.all import *
+from fastai_ext.core import environment, whole_file
+from fastai_ext.data import balanced_subset, fashion_mnist, fashion_stats
+
+folder = Path(__file__).resolve().parent/'results'
+
+# Figures
+
+def spread(vals):
+    "Mean and standard deviation"
+    return dict(mean=mean(vals), sd=stdev(vals) if len(vals) > 1 else None)
+
+def figure(vals):
+    "What a row holds of a figure that was measured several times"
+    return dict(median=median(vals), **spread(vals), runs=list(vals))
+
+def mean_sd(vals, digits=4):
+    "Mean and, of more than one value, standard deviation, to be read"
+    return f'{mean(vals):.{digits}f}' + (f' ± {stdev(vals):.{digits}f}' if len(vals) > 1 else '')
+
+def summed(rows, by, figures):
+    "For each group of rows that have `by` in common: their number, mean and standard deviation of their `figures`"
+    groups = groupby(rows, lambda o: tuple(o[k] for k in by))
+    return [dict(zip(by, k), n=len(g), **{f: spread([o[f] for o in g]) for f in figures}) for k,g in groups.items()]
+
+# Measuring
+
+def seconds(f):
+    "How long `f()` takes, with what it begins on a GPU"
+    def _now():
+        if torch.cuda.is_initialized(): torch.cuda.synchronize()
+        return time.perf_counter()
+    start = _now()
+    f()
+    return _now()-start
+
+def in_turn(cases, n, warm=1, measure=seconds):
+    "What `measure` returns for each of the `cases` in each of `n` rounds; those of `warm` rounds before don't count"
+    res = {k: [] for k in cases}
+    for i in range(-warm, n):
+        for k,case in cases.items():
+            val = measure(case)
+            if i >= 0: res[k].append(val)
+    return res
+
+def in_new_process(f, *args):
+    "What `f(*args)` returns in a process of its own"
+    with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool: return pool.submit(f, *args).result()
+
+# Results
+
+def versions(*names):
+    "Version of each package, None where it is not installed"
+    def _version(name):
+        try: return version(name)
+        except PackageNotFoundError: return None
+    return {o: _version(o) for o in names}
+
+def as_lines(results):
+    "JSON with a line for each row"
+    def _value(o): return '[\n' + ',\n'.join(map(json.dumps, o)) + '\n]' if isinstance(o, list) else json.dumps(o)
+    return '{\n' + ',\n'.join(f'"{k}": {_value(v)}' for k,v in results.items()) + '\n}\n'
+
+def write(name, settings, rows, summary=None, **about):
+    "Write a file of results, whole; `about` is added to its environment"
+    res = dict(environment=dict(environment(), threads=torch.get_num_threads(), **about), settings=settings, rows=rows)
+    if summary is not None: res['summary'] = summary
+    folder.mkdir(exist_ok=True)
+    with whole_file(folder/f'{name}.json') as p: p.write_text(as_lines(res))
+
+class Runs:
+    "The rows that a file of results has, if its settings are the same, and new ones; each is written when finished"
+    def __init__(self, name, keys, settings, summary=lambda rows: None, minutes=math.inf):
+        store_attr()
+        path,self.stop = folder/f'{name}.json',time.time() + 60*minutes
+        old = json.loads(path.read_text()) if path.exists() else {}
+        self.rows = old['rows'] if old.get('settings') == settings else []
+    def __contains__(self, key): return tuple(key) in (tuple(o[k] for k in self.keys) for o in self.rows)
+    def todo(self, keys):
+        "Those that have no row yet, as long as there is time"
+        for o in keys:
+            if time.time() > self.stop: return
+            if o not in self: yield o
+    def make(self, f, *key):
+        "Add the row of `key`: what `f` returns for it, and how long it took"
+        start = time.time()
+        self.rows.append(dict(zip(self.keys, key), **f(*key), seconds=time.time()-start))
+        def _short(o): return o[-1:] if isinstance(o, list) else round(o, 4) if isinstance(o, float) else o
+        print({k: _short(v) for k,v in self.rows[-1].items()}, flush=True)
+        write(self.name, self.settings, self.rows, self.summary(self.rows))
+
+# Data in memory, and a net
+
+class MemoryDL:
+    "Batches of tensors that lie in memory; for training in random order, whole batches only, through batch transforms"
+    def __init__(self, x, y, bs=64, train=False, tfms=()):
+        store_attr()
+        self.device = x.device
+    def __len__(self): return len(self.x)//self.bs if self.train else -(-len(self.x)//self.bs)
+    def __iter__(self):
+        idxs = torch.randperm(len(self.x)) if self.train else torch.arange(len(self.x))
+        for i in range(len(self)):
+            j = idxs[i*self.bs:(i+1)*self.bs]
+            b = self.x[j],self.y[j]
+            for t in self.tfms: b = t(b, split_idx=0)
+            yield b
+
+def image_dls(train, valid, bs, valid_bs, tfms=()):
+    "`MemoryDL`s of images and labels; the transforms are for those of training"
+    typed = [(TensorImageBW(x),TensorCategory(y)) for x,y in (train, valid)]
+    return DataLoaders(MemoryDL(*typed[0], bs, True, tfms), MemoryDL(*typed[1], valid_bs))
+
+def tensors(x, y):
+    "Images of Fashion-MNIST, normalised, and their labels"
+    return (tensor(x)[:,None].float()/255-fashion_stats[0][0])/fashion_stats[1][0], tensor(y).long()
+
+def fashion_parts():
+    "`train` and `valid`, 5,000 images of the training set each, as many of each class"
+    d = fashion_mnist('full')
+    idxs = np.random.RandomState(42).permutation(balanced_subset(d.train_y, 10_000))
+    first = balanced_subset(d.train_y[idxs], 5_000)
+    parts = dict(train=idxs[first], valid=np.delete(idxs, first))
+    return {k: tensors(d.train_x[i], d.train_y[i]) for k,i in parts.items()}
+
+def small_net(bn=True):
+    "Four stride-2 convolutions, with batch norm or without, and a linear layer"
+    nfs = 1,16,32,64,128
+    convs = [ConvLayer(a, b, stride=2, norm_type=NormType.Batch if bn else None) for a,b in zip(nfs, nfs[1:])]
+    return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
