@@ -58,11 +58,14 @@ class _Patches(ImageDraw):
             raise TypeError(f"x is of {out.dtype}, which torch hardly computes in: pass `x.int()` or `x.float()`")
         sz,eager = out.shape[-2:],self.eager_cpu(out)
         sizes,lims = self.sizes(sz)
+        # windows that overlap can't be written to in a graph: there each is the whole image
+        whole = torch.compiler.is_compiling()
+        if whole: lims = list(sz)
         def _places(o): return [torch.minimum((self.u[:,o+d]*(sz[d]-s+1)).long(), sz[d]-s) for d,s in enumerate(sizes)]
         start,src = _places(2),_places(4) if isinstance(content, Tensor) else []
         def _rounds():
             for k in range(self.max_num):
-                on,(size,to,fro) = self.num>k,([s[:,k] for s in o] for o in ([] if self.even else sizes, start, src))
+                on,(size,to,fro) = self.num>k,([s[:,k] for s in o] for o in ([] if self.even and not whole else sizes, start, src))
                 groups = _like_sized(on, size, lims, out.shape[1]) if eager else [(torch.arange(len(on), device=on.device),lims)]
                 for i,lim in groups: yield _window(out, i, lim, None if eager else on, size, to, fro, content)
         # copies are all read before any is written
@@ -87,7 +90,9 @@ def _span(start, size, n, lim):
 
 def _window(out, i, lims, on, size, start, src, content):
     "For images `i` of NCHW `out`: all windows, an index into them, which pixels of a window change (None: all), to what"
-    def _all(o): return o.unfold(2, lims[0], 1).unfold(3, lims[1], 1) if isinstance(o, Tensor) else None
+    def _all(o):
+        if not isinstance(o, Tensor): return None
+        return o[:,:,None,None] if list(lims)==list(o.shape[-2:]) else o.unfold(2, lims[0], 1).unfold(3, lims[1], 1)
     windows,source = _all(out),_all(content)
     size,start,src = ([s[i] for s in o] for o in (size,start,src))
     if on is not None: on = on[i,None,None,None]
