@@ -728,7 +728,8 @@ def test_unknown_argument_is_named(cls):
 
 # The lesson's own idioms
 
-@pytest.mark.parametrize('f', [rand_erase, partial(rand_erase, pct=(.1,.5)), partial(rand_erase, pct=(.1,.5), fill=(1,2,3)), partial(rand_erase, stats='image'), rand_copy,
+@pytest.mark.parametrize('f', [rand_erase, partial(rand_erase, pct=(.1,.5)), partial(rand_erase, pct=(.1,.5), fill=(1,2,3)),
+    partial(rand_erase, stats='image'), rand_copy,
     partial(rand_pad_crop, pad=2), partial(rand_flip, vertical=True)], ids=named)
 def test_functions_compile_whole(f):
     "One graph, and what the eager function draws; the noise itself is drawn for other windows"
