@@ -7,8 +7,6 @@ from fastai_ext.data import *
 from fastai_ext.cli import run_cli
 from fastai_ext.fashion import *
 
-# one process makes the run that they look at
-pytestmark = pytest.mark.xdist_group('fashion')
 
 files = {'results.json', 'report.md', 'run.json', 'learner.pkl', 'batch.png', 'losses.png', 'schedule.png', 'confusion_matrix.png', 'top_losses.png'}
 quick = dict(model='mini_convnet', epochs=2, bs=50, seeds=[1,2])

@@ -1,18 +1,17 @@
 "The documentation site: built from the notebooks, complete, and read in a real browser"
 from collections import Counter
 from contextlib import contextmanager
+from filelock import FileLock
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
-import ast, importlib, inspect, json, pytest, re, shutil, subprocess, sys, threading
+import ast, importlib, inspect, json, os, pytest, re, shutil, subprocess, sys, threading
 
 pytest.importorskip('smalldocs', reason='smalldocs, which renders the site, needs Python 3.11')
 from fastai_ext._modidx import d as modidx
 
-# one process builds the site
-pytestmark = pytest.mark.xdist_group('site')
 
 root = Path(__file__).parents[1]
 docs = root/'_docs'
@@ -41,11 +40,16 @@ class Page(HTMLParser):
         if not self.skip: self.text.append(data)
 
 @pytest.fixture(scope='session')
-def pages():
-    "The site as the command builds it"
-    shutil.rmtree(docs, ignore_errors=True)
-    res = subprocess.run([sys.executable, root/'.ci'/'site.py'], capture_output=True, text=True, cwd=root)
-    assert res.returncode == 0, res.stdout + res.stderr
+def pages(tmp_path_factory):
+    "The site as the command builds it, once for all processes that test"
+    built = tmp_path_factory.getbasetemp()/'site_is_built'
+    if 'PYTEST_XDIST_WORKER' in os.environ: built = built.parents[1]/built.name
+    with FileLock(f'{built}.lock'):
+        if not built.exists():
+            shutil.rmtree(docs, ignore_errors=True)
+            res = subprocess.run([sys.executable, root/'.ci'/'site.py'], capture_output=True, text=True, cwd=root)
+            assert res.returncode == 0, res.stdout + res.stderr
+            built.touch()
     return {o.relative_to(docs).as_posix(): Page(o) for o in sorted(docs.rglob('*.html'))}
 
 def external(url): return re.match(r'(?:[a-z][a-z0-9+.-]*:)?//', url, re.I) is not None
