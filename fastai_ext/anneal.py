@@ -42,7 +42,7 @@ class GradAnneal(EpochScheduler):
         super().__init__(partial(_OnSmallGrads, factor=factor, ratio=ratio, floor=floor))
         self.sqr_grad,self.sqr_grads = None,[]
 
-    def _unfit(self, s): return () # it has a metric of its own
+    def _check(self, s): pass # it has a metric of its own
 
     def before_train(self):
         super().before_train()

@@ -214,11 +214,10 @@ class _PadCrop(ImageDraw):
         ks = [n//m for n,m in zip(sz, self.size)]
         pad = [p*k for p,k in zip(self.pad, ks)]
         if ks!=[1,1]: off = torch.stack([o*k for o,k in zip(off.T, ks)], 1)
-        (h,w),buf = (n+2*p for n,p in zip(sz, pad)),None
-        for s in self.pieces(x):
-            n = len(x[s])
-            if buf is None: buf = x.new_empty(n, h, w, c).permute(0,3,1,2) if last else x.new_empty(n, c, h, w)
-            out[s] = _crop(_pad(x[s], pad, self.pad_mode, ks, buf[:n]), off[s], *sz)
+        (h,w),pieces = (n+2*p for n,p in zip(sz, pad)),self.pieces(x)
+        n = len(x[pieces[0]])
+        buf = x.new_empty(n, h, w, c).permute(0,3,1,2) if last else x.new_empty(n, c, h, w)
+        for s in pieces: out[s] = _crop(_pad(x[s], pad, self.pad_mode, ks, buf[:len(x[s])]), off[s], *sz)
         return out
 
 # %% ../nbs/05_augment.ipynb #7ea51077

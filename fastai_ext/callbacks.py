@@ -104,7 +104,7 @@ class AlternateFlip(Callback):
         b = self.flip((*self.xb, *self.yb), split_idx=0)
         self.learn.xb,self.learn.yb = b[:len(self.xb)],b[len(self.xb):]
 
-    def after_fit(self): self.idxs = None
+    def after_fit(self): self.idxs = self.turns = None
 
 # %% ../nbs/06_callbacks.ipynb #eb39234f
 def _runs(cb):

@@ -42,7 +42,7 @@ def _add_predict(add):
     p.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
     p.add_argument('--learner', default='runs/fashion', metavar='FOLDER', help='a run, or an exported learner; it is a pickle: only what you trust')
     p.add_argument('--invert', action='store_true', help='for dark things on white: the training images are light on black')
-    p.add_argument('--tta', action=argparse.BooleanOptionalAction, default=None, help='average each image with its mirror; '
+    p.add_argument('--tta', action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help='average each image with its mirror; '
         'not given: if that was better on the validation images of the run')
 
 def _parser():
@@ -56,7 +56,7 @@ def _parser():
     return p
 
 # %% ../nbs/11_cli.ipynb #228a1573
-def _predict(images, learner, invert, tta):
+def _predict(images, learner, invert, tta=None):
     from fastai_ext.fashion import predict_images
     for f,probs in zip(images, predict_images(learner, images, invert, tta)):
         print(f'{f}: ' + ', '.join(f'{k} {p:.1%}' for k,p in list(probs.items())[:3]))

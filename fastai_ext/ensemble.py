@@ -163,6 +163,8 @@ def _trained(make_learner, fit, path, name, seed, retrain):
             set_seed(seed)
             fit(learn)
             file.parent.mkdir(parents=True, exist_ok=True)
+            # first, so that old weights and what is told of the new ones are never together
+            file.unlink(missing_ok=True)
             with whole_file(beside) as p: p.write_text(json.dumps(told))
             with whole_file(file) as p: save_model(p, learn.model, None, with_opt=False)
     return learn

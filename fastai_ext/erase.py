@@ -137,8 +137,10 @@ def _joint_moments(x, pieces):
 def _noise_stats(x, per_image, pieces, eager, dt):
     "Mean, standard deviation, least and greatest value for each image (bs,1,1,1)"
     def _each(checked): return [torch.cat(o) for o in zip(*[_moments(_rows(x[s], per_image), checked) for s in pieces])]
-    res = _joint_moments(x, pieces) if eager and not per_image else _each(not eager)
-    if eager and not all(o.isfinite().all() for o in res): res = _each(True)
+    if eager and not per_image: res = _joint_moments(x, pieces)
+    else:
+        res = _each(not eager)
+        if eager and not all(o.isfinite().all() for o in res): res = _each(True)
     m,v,lo,hi = (o.view(-1,1,1,1).expand(len(x),1,1,1) for o in res)
     return [o.to(dt) for o in (m, v.sqrt(), lo, hi)]
 

@@ -98,7 +98,6 @@ class _TorchScheduler(Callback):
     # What a subclass says: the name of its steps, how many some epochs have, 'min' or 'max' for a metric, what is wrong
     # with a scheduler in this fit (by raising), and what an epoch that was trained adds to `due`
     _unit = 'steps'
-    def _length(self, n_epoch): raise NotImplementedError
     def _mode(self): return None
     def _check(self, s): pass
     def _end_epoch(self): pass

@@ -74,3 +74,13 @@ def test_grad_anneal_interrupted_with_lr_find_before_and_after():
     assert learn.opt.hypers[0]['lr'] == .1
     with learn.no_bar(): learn.lr_find(num_it=20, stop_div=False, show_plot=False)
     assert learn.opt.hypers[0]['lr'] == 1e-3
+
+def test_grad_anneal_needs_no_validation():
+    "Its metric is its own: neither validation data nor a recorder"
+    for without in ('data','recorder'):
+        learn = learner()
+        if without=='data': learn.dls.loaders[1] = learn.dls.valid.new([])
+        else: learn.remove_cbs(Recorder)
+        cb = GradAnneal()
+        with learn.no_bar(): learn.fit(2, cbs=cb)
+        assert len(cb.sqr_grads)==2

@@ -213,6 +213,23 @@ def test_what_was_trained_before_is_said_or_trained_anew(tmp_path, capsys):
     (tmp_path/'a'/'member_seed0.pth').write_bytes(b'half')
     with pytest.raises(ValueError, match='damaged'): fit_ensemble(make, 1, counted_fit, path=tmp_path/'a')
 
+@pytest.mark.parametrize('suffix', ['.json','.pth'])
+def test_interrupted_while_a_member_is_replaced(tmp_path, monkeypatch, suffix):
+    "Old weights are never taken for what was trained in the new way, nor new ones for the old"
+    import fastai_ext.ensemble as module
+    dls,whole = make_dls(),module.whole_file
+    def make(): return alike(1, dls, tmp_path)[0]
+    old,new = lambda learn: [small_fit(learn), 1],lambda learn: [small_fit(learn), small_fit(learn), 2]
+    fit_ensemble(make, 1, old, path=tmp_path/'a')
+    def interrupted(path):
+        if path.suffix == suffix: raise KeyboardInterrupt
+        return whole(path)
+    monkeypatch.setattr(module, 'whole_file', interrupted)
+    with pytest.raises(KeyboardInterrupt): fit_ensemble(make, 1, new, path=tmp_path/'a', retrain=True)
+    monkeypatch.setattr(module, 'whole_file', whole)
+    want = fit_ensemble(make, 1, new, path=tmp_path/'b')[0].model[0].weight
+    assert torch.equal(fit_ensemble(make, 1, new, path=tmp_path/'a')[0].model[0].weight, want)
+
 def fit_for(learn, epochs=1): small_fit(learn)
 n_epochs = 1
 
