@@ -3,6 +3,7 @@ from fastai.vision.all import *
 from .core import *
 from .averaging import *
 from .twin import *
+from .loaders import *
 from .data import *
 from .layers import *
 from .models import *

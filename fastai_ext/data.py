@@ -16,6 +16,7 @@ import gzip, hashlib, io, zlib
 from fastai.vision.all import *
 from urllib.request import urlopen
 from PIL import ImageOps
+from .loaders import InMemoryDL
 
 # %% ../nbs/01_data.ipynb #9bdfe334
 _idx_types = {8:'u1', 9:'i1', 11:'>i2', 12:'>i4', 13:'>f4', 14:'>f8'}
@@ -220,17 +221,23 @@ def fashion_mnist_block(
         batch_tfms=[*L(batch_tfms), Normalize.from_stats(*fashion_stats)])
 
 # %% ../nbs/01_data.ipynb #87326c9e
+def _as_batch(items): return TensorImageBW(np.stack([o.image for o in items])[:,None]),TensorCategory([o.label for o in items])
+
 @delegates(DataBlock.dataloaders, but=['source'])
 def fashion_mnist_dls(
     data:str|Path|FashionMNIST='auto', # As `fashion_items` takes it
     valid_pct:float=0.1, # Part of the training images held out for validation; 0: validate on the test images
     seed:int=42, # Of the draw of these
-    item_tfms:list=None, # As in `DataBlock`
+    item_tfms:list=None, # As in `DataBlock`; with any, the loaders are fastai's ordinary ones
     batch_tfms:list=None, # As in `DataBlock`; `Normalize` is added
     bs:int=64, # Batch size
-    num_workers:int=0, # Worker processes; the images are in memory already, so none is fastest
+    num_workers:int=0, # Worker processes for what isn't in memory
     **kwargs
 )->DataLoaders: # For training, validation and (unless `valid_pct` is 0) test
     "DataLoaders for Fashion-MNIST, with the names of the classes as vocab"
     block = fashion_mnist_block(valid_pct, seed, item_tfms, batch_tfms)
-    return block.dataloaders(data, bs=bs, num_workers=num_workers, **kwargs)
+    dls = block.dataloaders(data, bs=bs, num_workers=num_workers, **kwargs)
+    # images of other sizes are for `ToFashion`, which leaves those of 28×28 as they are
+    if item_tfms is None and dls.train_ds.items[0].image.shape == (28,28):
+        dls.loaders = [InMemoryDL.of(dl, _as_batch(dl.dataset.items)) for dl in dls.loaders]
+    return dls

@@ -48,7 +48,7 @@ print(json.dumps(sorted({o.split('.')[0] for o in set(sys.modules)-before} - set
     assert json.loads(run_py(code).splitlines()[-1]) == ['fastai_ext']
 
 # Which modules a module may import; each only those above it, so there is no circle
-uses = dict(twin='', core='twin', averaging='core', data='core', layers='core', models='core layers', operators='', macs='twin core operators',
+uses = dict(twin='', core='twin', averaging='core', loaders='core', data='core loaders', layers='core', models='core layers', operators='', macs='twin core operators',
     receptive='operators macs', summary='twin core operators macs receptive', augment='core', erase='augment', callbacks='twin core augment', record='callbacks',
     sched='', schedule='sched', anneal='schedule', tta='averaging core', members='averaging core', ensemble='averaging core members', all=None, settings='models',
     fashion='all settings', cli='settings fashion', __main__='cli')
