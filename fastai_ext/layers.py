@@ -1,4 +1,4 @@
-"""The blocks that the small models are made of: convolution, residual block, general ReLU, pooling and their initialisation
+"""The blocks of the small models: convolution, residual block, general ReLU, pooling and their initialisation
 
 Docs: https://fastai-ext.github.io/fastai_ext/layers.html.md"""
 

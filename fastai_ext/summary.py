@@ -261,7 +261,7 @@ def summarize(
     model:nn.Module, # Any model; a `torch.compile` or DataParallel wrapper is taken off
     *inputs:object, # What the model is called with: tensors or nests of them, the batch first; or an `input_size` alone
     input_size:tuple=None, # Instead of `inputs`: size of one item without the batch, such as (3,224,224)
-    dtype:torch.dtype=None, # Of the input made from `input_size`; default: int64 for an embedding, else as the parameters
+    dtype:torch.dtype=None, # Of the input made from `input_size`; default: int64 for an embedding, else that of weights
     bs:int=None, # Items in the batch, by which MACs are divided; default: size of the first tensor's first dimension
     depth:int|None=3, # Show modules down to this depth; None for all
     receptive_field:bool=False, # Add a column: pixels of the input that one activation of the output sees

@@ -1,4 +1,4 @@
-"""Copies of models, callbacks and loaders that run in place of the originals and share nothing with them that a run could change
+"""Copies of models, callbacks and loaders that run in place of the originals, and share nothing that a run changes
 
 Docs: https://fastai-ext.github.io/fastai_ext/twin.html.md"""
 
