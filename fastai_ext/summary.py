@@ -182,6 +182,7 @@ def _put_params(mods, rows):
     seen,parents = set(),{n.rpartition('.')[0] for n in mods if n}
     own = {n: {id(p): p for p in m.parameters(recurse=n not in parents)} for n,m in mods.items()}
     inside = {n: dict(ps) for n,ps in own.items()}
+    # from the last to the first: a module's own modules have all come before it
     for n in reversed(mods):
         if n: inside[n.rpartition('.')[0]].update(inside[n])
         rows[n].params = sum(p.numel() for p in inside[n].values())
@@ -309,6 +310,7 @@ def _few_items(dl):
 def _widen(t, n):
     "A tensor on the meta device with the type and layout of `t`, for `n` items"
     t = t.detach().as_subclass(Tensor)
+    # an item after the other, each with the strides of this one: it may have its channels last
     return torch.empty_strided((n, *t.shape[1:]), (t[0].numel(), *t.stride()[1:]), dtype=t.dtype, device='meta')
 
 def _n_inp(dls, n):
