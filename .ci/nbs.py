@@ -21,7 +21,8 @@ def execute(names, save):
         nb = nbformat.read(p, as_version=4)
         # tests that run beside this one import the modules
         if not save: nb.cells = [c for c in nb.cells if 'nbdev_export()' not in c.source]
-        NotebookClient(nb, timeout=900, kernel_name='python3', resources=dict(metadata=dict(path=str(root/'nbs')))).execute()
+        where = dict(metadata=dict(path=str(root/'nbs')))
+        NotebookClient(nb, timeout=900, kernel_name='python3', resources=where).execute()
         if save: nbformat.write(nb, p)
         print(f'{p.relative_to(root)}: ran in {time.time()-start:.0f} s', flush=True)
 

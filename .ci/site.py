@@ -3,9 +3,9 @@
 python .ci/site.py            build it into _docs/
 python -m http.server -d _docs    look at it: search needs a server
 
-nbdev processes the notebooks, smalldocs renders them by nbs/_quarto.yml; what neither does is done here: reference entries with a parameter
-table, an overview of the names of a page, private code folded below its text, links by source name, maths as MathML, no font or script of
-another host. A warning, a broken link or a missing tool ends the build."""
+nbdev processes the notebooks, smalldocs renders them by nbs/_quarto.yml; what neither does is done here: reference
+entries with a parameter table, an overview of the names of a page, private code folded below its text, links by source
+name, maths as MathML, no font or script of another host. A warning, a broken link or a missing tool ends the build."""
 from dataclasses import MISSING, fields, is_dataclass
 from functools import reduce
 from importlib import import_module
@@ -29,7 +29,8 @@ empty = inspect.Parameter.empty
 def short(anno):
     "An annotation as it is written: without modules, alternatives with bars"
     if get_origin(anno) is Union: return ' | '.join(map(short, get_args(anno)))
-    return re.sub(r'\b(?:\w+\.)+(?=\w)', '', anno if isinstance(anno, str) else inspect.formatannotation(anno)).replace('NoneType', 'None')
+    text = anno if isinstance(anno, str) else inspect.formatannotation(anno)
+    return re.sub(r'\b(?:\w+\.)+(?=\w)', '', text).replace('NoneType', 'None')
 
 def shown(v): return getattr(v, '__name__', None) or re.sub(r' at 0x\w+', '', repr(v))
 
@@ -52,7 +53,8 @@ def ours(cls):
 def parameters(sym):
     "Parameters that a caller passes; a field's factory is shown by what it makes"
     if inspect.isclass(sym) and not ours(sym): return []
-    made_by = {o.name: o.default_factory() for o in fields(sym) if o.default_factory is not MISSING} if is_dataclass(sym) else {}
+    own = fields(sym) if is_dataclass(sym) else ()
+    made_by = {o.name: o.default_factory() for o in own if o.default_factory is not MISSING}
     params = [p.replace(default=made_by.get(k, p.default)) for k,p in inspect.signature(sym).parameters.items()]
     return params[1:] if params and params[0].name == 'self' else params
 
@@ -67,28 +69,32 @@ def signature(sym, nm):
         ps.append(starred(p) + ('' if p.default is empty else f'={shown(p.default)}'))
     start = f"{'class ' if inspect.isclass(sym) else ''}{nm}("
     text = ', '.join(ps) + ')'
-    return start + (text if len(start+text) < 89 else '\n' + textwrap.fill(text, 84, initial_indent=' '*4, subsequent_indent=' '*4))
+    if len(start+text) < 89: return start + text
+    return start + '\n' + textwrap.fill(text, 84, initial_indent=' '*4, subsequent_indent=' '*4)
 
 def table(sym):
     "Parameters, types, defaults and meanings, from docments"
     docs, ret = docments(sym, full=True, args_kwargs=True), inspect.signature(sym).return_annotation
-    rows = [(code(starred(p)), '' if p.annotation is empty else code(short(p.annotation)), '' if p.default is empty else code(shown(p.default)),
-        literals((docs.get(p.name) or {}).get('docment') or '')) for p in parameters(sym)]
-    meaning = literals(docs.get('return', {}).get('docment') or '')
-    if meaning or not (inspect.isclass(sym) or ret in (empty, None)): rows.append(('**Returns**', '' if ret is empty else code(short(ret)), '', meaning))
+    def _code(o, f): return '' if o is empty else code(f(o))
+    def _meaning(k): return literals((docs.get(k) or {}).get('docment') or '')
+    def _row(p): return code(starred(p)),_code(p.annotation, short),_code(p.default, shown),_meaning(p.name)
+    rows = [_row(p) for p in parameters(sym)]
+    returns = '**Returns**',_code(ret, short),'',_meaning('return')
+    if returns[-1] or not (inspect.isclass(sym) or ret in (empty, None)): rows.append(returns)
     cols = [c for c in zip(('Name', 'Type', 'Default', 'Meaning'), ('---',)*4, *rows) if any(c[2:])]
     return '\n'.join(row(*o) for o in zip(*cols)) if len(cols) > 1 else ''
 
 def methods(cls):
-    "Public methods and properties written in the class that say what they do, but for what a base class or fastai's loop calls for"
+    "Public methods and properties of the class that say what they do, but for those that a base or fastai's loop calls"
     lines, first = inspect.getsourcelines(cls)
-    called = {k for b in cls.__mro__[1:] if b.__module__.startswith('fastai_ext') for k in re.findall(r'\bself\.(\w+)\(', inspect.getsource(b))}
+    bases = [inspect.getsource(b) for b in cls.__mro__[1:] if b.__module__.startswith('fastai_ext')]
+    called = {k for o in bases for k in re.findall(r'\bself\.(\w+)\(', o)}
     for k,o in vars(cls).items():
         f = o.fget if isinstance(o, property) else getattr(o, '__func__', o)
         if k[0] == '_' or not inspect.isfunction(f) or f.__name__ != k or not f.__doc__: continue
         if hasattr(event, k) or k in called or any(k in vars(b) for b in cls.__mro__[1:]): continue
-        if inspect.getsourcefile(f) == inspect.getsourcefile(cls) and first <= f.__code__.co_firstlineno < first+len(lines):
-            yield f'{cls.__name__}.{k}'
+        inside = first <= f.__code__.co_firstlineno < first+len(lines)
+        if inside and inspect.getsourcefile(f) == inspect.getsourcefile(cls): yield f'{cls.__name__}.{k}'
 
 def exported(nm):
     "What the package's module has under the name, and the link to its source"
@@ -109,7 +115,8 @@ class Reference(nbdev.showdoc.BasicMarkdownRenderer):
         sym,url = exported(nm)
         f = sym.fget if isinstance(sym, property) else sym
         is_prop = f is not sym
-        out = [heading(nm, level), f'[source]({url}){{.source-link}}', f'```python\n{nm if is_prop else signature(f, nm)}\n```']
+        call = nm if is_prop else signature(f, nm)
+        out = [heading(nm, level), f'[source]({url}){{.source-link}}', f'```python\n{call}\n```']
         out += [literals(inspect.cleandoc(docstring(f))), '' if is_prop else table(f)]
         if inspect.isclass(f): out += [self.entry(o, level+1) for o in methods(f)]
         return '\n\n'.join(filter(None, out))
@@ -117,18 +124,19 @@ class Reference(nbdev.showdoc.BasicMarkdownRenderer):
 defined, remove_export = nbdev.processors._def_names, nbdev.processors.rm_export
 
 def entries(cell, shown=()):
-    "Names of a cell that get an entry, the last first, since nbdev puts each below the cell; special methods only if they say what they do"
+    "Names of a cell that get an entry, special methods if they say what they do; last first, as nbdev stacks them"
     return [o for o in reversed(defined(cell, shown)) if not o.endswith('__') or exported(o)[0].__doc__]
 
 def fold_private(cell):
     "Exported code that has no entry stays below the text about it, folded; other exported and hidden cells go"
-    found = cell.cell_type == 'code' and {'export', 'exporti'} & cell.directives_.keys()
-    private = [o.name for o in cell.parsed_() if isinstance(o, (ast.FunctionDef, ast.ClassDef))] if found and not entries(cell) else []
-    if private: cell.source = f'#| code-fold: true\n#| code-summary: "Source of {", ".join(private)}"\n{cell.source.strip()}'
+    found = cell.cell_type == 'code' and {'export', 'exporti'} & cell.directives_.keys() and not entries(cell)
+    private = [o.name for o in cell.parsed_() if isinstance(o, (ast.FunctionDef, ast.ClassDef))] if found else []
+    head = f'#| code-fold: true\n#| code-summary: "Source of {", ".join(private)}"'
+    if private: cell.source = f'{head}\n{cell.source.strip()}'
     else: remove_export(cell)
 
 def process():
-    "Let nbdev process the notebooks into `_proc`, with our reference entries in the order of the source, and private code folded"
+    "Let nbdev process the notebooks into `_proc`, with our entries in the order of the source, private code folded"
     nbdev.showdoc.BasicMarkdownRenderer = Reference
     nbdev.processors._def_names = entries
     nbdev.processors.rm_export = fold_private
@@ -146,7 +154,9 @@ def page_name(p):
     return posixpath.join(posixpath.dirname(p), re.sub(r'^\d+[a-z]?_', '', posixpath.basename(p)))
 
 def relink(text, page, anchors, broken, folder='nbs'):
-    "Links by source name or to the published site lead to this site's pages, those to files of the checkout to the forge; its pages come of `folder`"
+    """Links by source name or to the published site lead to this site's pages, to files of the checkout to the forge
+
+    The page was made of a file in `folder`, to which its links are relative."""
     here = posixpath.dirname(page)
     def to_page(target, frag): return posixpath.relpath(target, here or '.') + frag
     def one(m):
@@ -180,21 +190,25 @@ def add_constants(nbs):
         if not (root/'fastai_ext'/Path(k).with_suffix('.py')).exists(): continue
         mod = import_module(f'fastai_ext.{Path(k).stem}')
         found = [o for o in mod.__all__ if not callable(getattr(mod, o))]
-        entries = [f'{heading(o, 3)}\n\n```python\n{o} = {pprint.pformat(getattr(mod, o), width=100, compact=True, sort_dicts=False)}\n```' for o in found]
+        def _value(o): return pprint.pformat(getattr(mod, o), width=100, compact=True, sort_dicts=False)
+        entries = [f'{heading(o, 3)}\n\n```python\n{o} = {_value(o)}\n```' for o in found]
         if found: nb.cells.append(mk_cell('\n\n'.join(['## Constants', *entries]), 'markdown'))
 
 def md(cell): return '\n'.join(joined(o.get('data', {}).get('text/markdown', '')) for o in cell.get('outputs', []))
 
 def add_overviews(nbs):
     "Before the first section or entry of a reference page, a table of its names with what they do"
+    entry = re.compile(r'^::: \{\.reference\}\n\n### (\S+) \{(#\S+)\}\n\n.*?\n```\n\n(.*?)(?:\n\n|$)', re.S)
     for nb in nbs.values():
-        found = [(c, re.findall(r'^::: \{\.reference\}\n\n### (\S+) \{(#\S+)\}\n\n.*?\n```\n\n(.*?)(?:\n\n|$)', md(c), re.S)) for c in nb.cells]
+        found = [(c, entry.findall(md(c))) for c in nb.cells]
         names = [o for _,os in found for o in os]
         if len(names) < 2: continue
         rows = [row(f'[`{nm.replace(chr(92), "")}`]({anchor})', doc) for nm,anchor,doc in names]
-        text = '\n'.join(['::: {.overview}', '', row('Name', 'What it is for'), row('---', '---'), *rows, '', ':::', '', ''])
-        i,at = next((i, re.search(r'^## |\Z', c.source, re.M).start()) for i,(c,os) in enumerate(found) if os or re.search('^## ', c.source, re.M))
+        rows = [row('Name', 'What it is for'), row('---', '---'), *rows]
+        text = '\n'.join(['::: {.overview}', '', *rows, '', ':::', '', ''])
+        i = next(i for i,(c,os) in enumerate(found) if os or re.search('^## ', c.source, re.M))
         c = nb.cells[i]
+        at = re.search(r'^## |\Z', c.source, re.M).start()
         if c.cell_type == 'code': nb.cells.insert(i, mk_cell(text, 'markdown'))
         else: c.source = c.source[:at] + text + c.source[at:]
 
@@ -210,10 +224,12 @@ def stage():
     nbs = {page_name(p.relative_to(proc).as_posix()): read_nb(p) for p in sorted(proc.rglob('*.ipynb'))}
     add_overviews(nbs)
     add_constants(nbs)
-    anchors = {k: {a for d,key in markdown_of(nb) for a in re.findall(r'\{#([^} ]+)', joined(d[key]))} for k,nb in nbs.items()}
+    def _anchors(nb): return {a for d,key in markdown_of(nb) for a in re.findall(r'\{#([^} ]+)', joined(d[key]))}
+    anchors = {k: _anchors(nb) for k,nb in nbs.items()}
     broken = []
     for k,nb in nbs.items():
-        if nb.cells[0].cell_type == 'raw': nb.cells[0].source = re.sub(r'^output-file:.*\n', '', nb.cells[0].source, flags=re.M)
+        front = nb.cells[0]
+        if front.cell_type == 'raw': front.source = re.sub(r'^output-file:.*\n', '', front.source, flags=re.M)
         nb.cells = [c for c in nb.cells if 'WARNING: THIS FILE WAS AUTOGENERATED' not in c.source]
         # a bar that is full says nothing any more, and a style sheet alone leaves a gap
         for c in nb.cells: c.outputs = [o for o in c.get('outputs', []) if not re.match(r'\s*(<progress|$)', bare(o))]

@@ -1,4 +1,6 @@
-"fastai's vision library and everything of this package. Written by hand: a module that nbdev exports has an `__all__`, here an empty one"
+"""fastai's vision library and everything of this package
+
+Written by hand: a module that nbdev exports has an `__all__`, here an empty one"""
 from fastai.vision.all import *
 from .core import *
 from .averaging import *

@@ -17,6 +17,7 @@ from .core import is_channels_last, is_plain_image, leaves_of, plain_tensor
 def _by_number(x, f):
     "What `f` makes of NCHW `x`, where `f` moves pixels or fills in zeros, so that gradients pass"
     h,w = x.shape[-2:]
+    # from 1: what `f` fills in gets number 0, which is that of a zero put before the pixels
     px = torch.arange(1, h*w+1, device=x.device).view(1,1,h,w).expand(len(x),-1,-1,-1)
     res = F.pad(x.flatten(2), (1,0)).gather(2, f(px).flatten(2).expand(-1,x.shape[1],-1)).view(x.shape)
     return res.contiguous(memory_format=torch.channels_last) if is_channels_last(x) else res
@@ -38,13 +39,14 @@ class ImageDraw:
 
     def __call__(self, x, inplace=False):
         if x.requires_grad: return self.with_grad(x)
-        last = is_channels_last(x)
-        out = x if inplace else torch.empty_like(x, memory_format=torch.channels_last if last else torch.contiguous_format)
+        # one of the two, whatever strides `x` has
+        layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+        out = x if inplace else torch.empty_like(x, memory_format=layout)
         return self.write(x, out) if x.numel() else out
     def with_grad(self,
         x:Tensor # Images, NCHW, that require gradients
     )->Tensor: # What becomes of them
-        "What only moves pixels is done to the pixels' numbers: what is written into memory that overlaps has no gradient"
+        "What moves pixels is done to the pixels' numbers: what is written into memory that overlaps has no gradient"
         return _by_number(x, self)
 
     @staticmethod
@@ -72,7 +74,8 @@ def check_p(
 def _check_inplace(xs):
     "Raise a ValueError if one of the tensors `xs` can't be changed in place without harm"
     for x in xs:
-        if x.requires_grad: raise ValueError("inplace=True changes a tensor that requires a gradient: leave it at False")
+        if x.requires_grad: raise ValueError("inplace=True changes a tensor that requires a gradient: leave it False")
+        # an axis of stride 0 is one element seen several times
         if any(n>1 and st==0 for n,st in zip(x.shape, x.stride())):
             raise ValueError("inplace=True changes a tensor whose elements share memory, as after `expand`: pass "
                 "`x.clone()`")
@@ -81,8 +84,9 @@ def _check_inplace(xs):
 
 def _nchw(x):
     "`x` as a plain NCHW tensor"
-    if not isinstance(x, Tensor): raise TypeError(f"x is a tensor NCHW or CHW, got {type(x).__name__}: put `ToTensor` before")
-    if x.ndim not in (3,4): raise ValueError(f"x is a tensor NCHW or CHW, got shape {tuple(x.shape)}: `x[None]` adds an axis")
+    start = 'x is a tensor NCHW or CHW, got'
+    if not isinstance(x, Tensor): raise TypeError(f"{start} {type(x).__name__}: put `ToTensor` before")
+    if x.ndim not in (3,4): raise ValueError(f"{start} shape {tuple(x.shape)}: `x[None]` adds an axis")
     x = plain_tensor(x)
     return x if x.ndim==4 else x[None]
 
@@ -124,7 +128,8 @@ class ImageTransform(RandTransform):
     def before_call(self, b, split_idx):
         "Draw for the images of `b`"
         parts = leaves_of(b)
-        typed,masks,plain = (list(filter(f, parts)) for f in (risinstance(TensorImage), risinstance(TensorMask), is_plain_image))
+        kinds = risinstance(TensorImage),risinstance(TensorMask),is_plain_image
+        typed,masks,plain = (list(filter(f, parts)) for f in kinds)
         images = typed or plain
         self.do,self.plain = bool(images) and self.split_idx in (split_idx,None),not typed
         if not self.do: return
@@ -132,13 +137,14 @@ class ImageTransform(RandTransform):
         x = _nchw(images[0])
         self.n,self.size = len(x),x.shape[-2:]
         for o in images[1:] + masks: self._check(o, images[0].ndim==4)
+        # here, since `encodes` is called for image and mask apart
         self.drawn = self.asked().draw(x)
 
     def _check(self, x, batch):
-        what = type(x).__name__
-        if batch and len(x)!=self.n: raise ValueError(f"{what} of shape {tuple(x.shape)} does not go with {self.n} images")
-        if not self.follows(x): raise ValueError(f"{type(self).__name__} moves pixels, and {what} of "
-            f"{x.shape[-2]}×{x.shape[-1]} can't follow images of {self.size[0]}×{self.size[1]} exactly: resize it, or "
+        name,shape = type(x).__name__,tuple(x.shape)
+        if batch and len(x)!=self.n: raise ValueError(f"{name} of shape {shape} does not go with {self.n} images")
+        if not self.follows(x): raise ValueError(f"{type(self).__name__} moves pixels, and {name} of "
+            f"{shape[-2]}×{shape[-1]} can't follow images of {self.size[0]}×{self.size[1]} exactly: resize it, or "
             "augment before it is made smaller")
 
     def mask(self,
@@ -146,9 +152,11 @@ class ImageTransform(RandTransform):
     )->Tensor: # Likewise
         "What the draw makes of masks: the same as of images"
         return self.drawn(x, self.inplace)
-    def encodes(self, x:TensorImage): return self.drawn(_nchw(x), self.inplace).view_as(x)
-    def encodes(self, x:Tensor): return self.drawn(_nchw(x), self.inplace).view_as(x) if self.plain and is_plain_image(x) else x
+    def _changed(self, x): return self.drawn(_nchw(x), self.inplace).view_as(x)
+    def encodes(self, x:TensorImage): return self._changed(x)
+    def encodes(self, x:Tensor): return self._changed(x) if self.plain and is_plain_image(x) else x
     def encodes(self, x:TensorMask): return self.mask(plain_tensor(x).reshape(self.n, -1, *x.shape[-2:])).view(x.shape)
+    # the draw holds tensors of the last batch's device, which an export shouldn't
     def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k!='drawn'}
 
 # %% ../nbs/05_augment.ipynb #864e8860
@@ -156,15 +164,17 @@ def _pad_idx(n, pad, mode, k, device):
     "Source pixels of an axis of `n` pixels with `pad` more at both ends, in blocks of `k`"
     i,n = torch.arange(-pad//k, (n+pad)//k, device=device),n//k
     if mode==PadMode.Reflection and n>1:
+        # to the last pixel and back to the first is a round of 2n-2
         i = i % (2*n-2)
         i = torch.minimum(i, 2*n-2-i)
     else: i = i.clamp(0, n-1)
     return i if k==1 else (i[:,None]*k + torch.arange(k, device=device)).flatten()
 
 def _pad(x, pad, mode, ks, out):
-    "Put NCHW `x` with `pad` more pixels at each side, (height, width), into `out`; blocks of `ks` pixels are kept together"
+    "Put NCHW `x` with `pad` (height, width) more pixels at each side into `out`; blocks of `ks` pixels stay together"
     (h,w),(ph,pw) = x.shape[-2:],pad
     out[:,:,ph:ph+h,pw:pw+w] = x
+    # rows last: they are copied over the whole width, and so fill the corners
     for dim,n,p,k in ((3,w,pw,ks[1]),(2,h,ph,ks[0])):
         idx = _pad_idx(n, p, mode, k, x.device)+p
         for start in (0,n+p):
@@ -176,6 +186,7 @@ def _pad(x, pad, mode, ks, out):
 def _crop(x, off, h, w):
     "`h` by `w` pixels of each image of NCHW `x`, which is dense, starting at `off` (bs, 2)"
     last = is_channels_last(x)
+    # a pixel is one number, or with the channels last in memory all of its channels
     rows = x.permute(0,2,3,1).flatten(2)[:,None] if last else x
     unit = rows.shape[-1]//x.shape[-1]
     nc = torch.arange(rows.shape[0]*rows.shape[1], device=x.device).view(*rows.shape[:2],1)
@@ -185,7 +196,7 @@ def _crop(x, off, h, w):
     res = lines.index_select(0, start.flatten())
     return res.view(len(x),h,w,-1).permute(0,3,1,2) if last else res.view(len(x),-1,h,w)
 
-# %% ../nbs/05_augment.ipynb #b20d7b57
+# %% ../nbs/05_augment.ipynb #6b594bce
 @dataclass
 class _PadCrop(ImageDraw):
     "Padding and a crop at a random place"
@@ -196,14 +207,16 @@ class _PadCrop(ImageDraw):
     modes = PadMode.Zeros,PadMode.Border,PadMode.Reflection
     def __post_init__(self):
         if not is_listy(self.pad): self.pad = self.pad,self.pad
-        if len(self.pad)!=2 or not all(isinstance(o, int) and o>=0 for o in self.pad): raise ValueError("pad is a whole "
-            f"number of pixels, 0 or more, or one for height and one for width, got {self.pad}")
+        if len(self.pad)!=2 or not all(isinstance(o, int) and o>=0 for o in self.pad):
+            raise ValueError("pad is a whole number of pixels, 0 or more, or one for height and one for width, "
+                f"got {self.pad}")
         if self.pad_mode not in self.modes: raise ValueError(f"pad_mode is one of {self.modes}, got {self.pad_mode!r}")
         check_p(self.p)
 
     def draw(self, x):
         "Where the crop of each image starts in the padded image (bs, 2)"
         u = torch.rand(1 if self.batch else len(x), 3, device=x.device)
+        # an image that isn't moved is the middle; the product may be rounded up to 2p+1
         offs = [torch.where(u[:,0]<self.p, (o*(2*p+1)).long().clamp(max=2*p), p) for o,p in zip(u[:,1:].T, self.pad)]
         self.off,self.size = torch.stack(offs, 1).expand(len(x), 2),x.shape[-2:]
         return self
@@ -268,7 +281,7 @@ class _Flip(ImageDraw):
     batch:bool
     def __post_init__(self):
         check_p(self.p)
-        if not (self.horizontal or self.vertical): raise ValueError("horizontal and vertical are both False: nothing to flip")
+        if not (self.horizontal or self.vertical): raise ValueError("neither horizontal nor vertical: nothing to flip")
 
     def draw(self, x):
         "Which images are mirrored (bs, 2): first column left and right, second up and down"
@@ -281,6 +294,7 @@ class _Flip(ImageDraw):
         res = out if eager else x
         for d in dims:
             on = self.on[:,3-d]
+            # a GPU mirrors all and selects, since the numbers of those that are on would have to come from it
             if not eager: res = torch.where(on[:,None,None,None], res.flip(d), res)
             else:
                 idxs = on.nonzero()[:,0]
@@ -292,7 +306,7 @@ class RandFlip(ImageTransform):
     "Mirror each training image at random"
     order = 28
     def __init__(self,
-        p:float|Tensor=.5, # Probability that an image is mirrored, for each direction; or one for each image, (n,1) or (n,2)
+        p:float|Tensor=.5, # Probability to be mirrored, for each direction; or one for each image, (n,1) or (n,2)
         horizontal:bool=True, # Mirror left and right?
         vertical:bool=False, # Mirror up and down?
         batch:bool=False, # One draw for all images?

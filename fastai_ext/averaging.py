@@ -57,7 +57,8 @@ def gathered_in_order(
     if world < 2: return res
     if learn is not None and not hasattr(learn, 'distributed_trainer'):
         # each process predicted all items, and each batch comes once a process
-        return nested_reorder(res, tensor([s*world+i for s in range(0, dl.n, dl.bs) for i in range(min(dl.bs, dl.n-s))]))
+        firsts = [s*world+i for s in range(0, dl.n, dl.bs) for i in range(min(dl.bs, dl.n-s))]
+        return nested_reorder(res, tensor(firsts))
     per = math.ceil(dl.n/world)
     idxs = [r*per+i for s in range(0, per, dl.bs) for r in range(world) for i in range(s, min(s+dl.bs, per))]
     return nested_reorder(res, tensor([i for i in idxs if i < dl.n]).argsort())

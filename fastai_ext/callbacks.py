@@ -81,8 +81,9 @@ class AlternateFlip(Callback):
     def before_train(self):
         "Have the loader tell the order of the items, once"
         dl = self.dls.train
-        if not hasattr(dl, 'get_idxs') or not hasattr(dl.dataset, '__len__'): raise ValueError(f"AlternateFlip needs a "
-            f"DataLoader of fastai's over items that are counted, to tell them apart, and dls.train is a {type(dl).__name__}")
+        if not hasattr(dl, 'get_idxs') or not hasattr(dl.dataset, '__len__'): raise ValueError("AlternateFlip needs a "
+            "DataLoader of fastai's over items that are counted, to tell them apart, "
+            f"and dls.train is a {type(dl).__name__}")
         ask,mine = dl.get_idxs,vars(dl).get('get_idxs')
         def _told():
             if mine is None: del dl.get_idxs
@@ -97,8 +98,9 @@ class AlternateFlip(Callback):
         "Mirror the images whose turn it is"
         bs,n = self.learn.dl.bs,find_bs(self.xb)
         idxs = (self.idxs or [])[self.iter*bs:(self.iter+1)*bs]
-        if len(idxs) != n: raise ValueError(f"AlternateFlip can't tell which items these are: batch {self.iter} has {n}, "
-            f"and the loader's indices say {len(idxs)}. Leave it out, or see that no item is skipped")
+        if len(idxs) != n: raise ValueError("AlternateFlip can't tell which items these are: "
+            f"batch {self.iter} has {n}, and the loader's indices say {len(idxs)}. "
+            "Leave it out, or see that no item is skipped")
         turn = self.turns[idxs].to(self.xb[0].device)
         self.flip.p = torch.stack([turn, turn//2 if self.both else turn], 1)%2
         b = self.flip((*self.xb, *self.yb), split_idx=0)

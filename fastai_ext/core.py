@@ -46,12 +46,14 @@ def _swap(objs, twins):
 
 # %% ../nbs/00_core.ipynb #2c516b25
 def _autocast_depth():
+    # torch tells the depth only to who changes it
     torch.autocast_increment_nesting()
     return torch.autocast_decrement_nesting()
 
 def _autocast_snapshot():
     "A function that makes autocast what it is at present"
-    states,depth = [(o, torch.is_autocast_enabled(o), torch.get_autocast_dtype(o)) for o in ('cpu','cuda')],_autocast_depth()
+    states = [(o, torch.is_autocast_enabled(o), torch.get_autocast_dtype(o)) for o in ('cpu','cuda')]
+    depth = _autocast_depth()
     def _restore():
         for o,on,dtype in states:
             torch.set_autocast_enabled(o, on)
@@ -68,10 +70,13 @@ def undisturbed(
 ):
     "Leave `learn` as it was found, also when the block raises or is interrupted"
     restores = [_snapshot(learn), _autocast_snapshot()]
-    modes = [(m, m.training) for m in learn.model.modules()]
-    dls = {id(o): o for o in [*getattr(getattr(learn, 'dls', None), 'loaders', []), *dls] if hasattr(o, '__dict__')}.values()
+    model,loaders_of = learn.model,getattr(learn, 'dls', None)
+    modes = [(m, m.training) for m in model.modules()]
+    dls = {id(o): o for o in [*getattr(loaders_of, 'loaders', []), *dls] if hasattr(o, '__dict__')}.values()
     parts = [o for o in [*learn.cbs, *getattr(learn, 'metrics', [])] if hasattr(o, '__dict__')]
-    same = [learn, getattr(learn, 'dls', None), getattr(learn, 'opt', None), *learn.model.parameters(), *learn.model.buffers(), *dls, *parts, *data_of(*dls)]
+    # the twins' attributes lead to these themselves, since what runs in the block is the real model
+    same = [learn, loaders_of, getattr(learn, 'opt', None), *model.parameters(), *model.buffers()]
+    same += [*dls, *parts, *data_of(*dls)]
     rngs = [o.rng for o in dls if hasattr(o, 'rng')]
     loaders,others = Twins(same=same, share_rest=True),Twins(same=same, shared=(nn.Module,), share_rest=True)
     restores += [_swap(dls, loaders), _swap(parts, others)]
@@ -82,9 +87,12 @@ def undisturbed(
         for restore in reversed(restores): restore()
 
 # %% ../nbs/00_core.ipynb #12094066
-_by_value = (str,int,bytes,bool,type(None),slice,range,set,frozenset,Path,Enum,re.Pattern,torch.dtype,torch.device,np.dtype,np.generic,inspect.Signature)
-_own_look = {Tensor: lambda a, b: a.dtype == b.dtype and torch.equal(a, b), pd.DataFrame: lambda a, b: a.equals(b), pd.Series: lambda a, b: a.equals(b),
-    ndarray: lambda a, b: a.dtype == b.dtype and a.dtype != object and np.array_equal(a, b), float: lambda a, b: a == b or a != a and b != b}
+_by_value = (str,int,bytes,bool,type(None),slice,range,set,frozenset,Path,Enum,re.Pattern,torch.dtype,torch.device,
+    np.dtype,np.generic,inspect.Signature)
+# one nan is as good as another
+_own_look = {Tensor: lambda a, b: a.dtype == b.dtype and torch.equal(a, b),
+    ndarray: lambda a, b: a.dtype == b.dtype and a.dtype != object and np.array_equal(a, b),
+    float: lambda a, b: a == b or a != a and b != b, (pd.DataFrame,pd.Series): lambda a, b: a.equals(b)}
 
 class _Plain: pass
 def _layout(t): return t.__basicsize__,t.__weakrefoffset__
@@ -96,7 +104,8 @@ def _made_of(o):
         except ValueError: return None # a variable has no value yet
         return [o.__code__, id(o.__globals__), cells, o.__defaults__, o.__kwdefaults__, vars(o)]
     if isinstance(o, types.MethodType): return [o.__func__, o.__self__]
-    if isinstance(o, plum.Function): return [[m.implementation, m.signature.types] for m in o.methods] # of a Transform; the rest are caches
+    # what a Transform encodes by; the rest of it are caches
+    if isinstance(o, plum.Function): return [[m.implementation, m.signature.types] for m in o.methods]
     if isinstance(o, partial): return [o.func, o.args, o.keywords]
     if isinstance(o, dict): return [list(o), list(o.values())]
     if isinstance(o, CollBase): return [vars(o)] # a vocabulary
@@ -118,7 +127,7 @@ def provably_same(
     look = first(f for t,f in _own_look.items() if isinstance(a, t))
     if look: return bool(look(a, b))
     met[id(a),id(b)] = a,b # kept, so that no other object gets such an id
-    if isinstance(a, (list,tuple,L)): return len(a) == len(b) and all(provably_same(p, q, met) for p,q in zip(a, b))
+    if isinstance(a, (list,tuple,L)): return len(a) == len(b) and all(provably_same(*o, met) for o in zip(a, b))
     parts = _made_of(a),_made_of(b)
     return None not in parts and provably_same(*parts, met)
 
@@ -170,5 +179,6 @@ def _cpu():
 
 def environment()->dict: # CPU, cores, GPU (None without one) and the versions of Python and of the packages
     "The hardware and the versions that a figure was measured with"
-    return dict(cpu=_cpu(), cores=os.cpu_count(), gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        python=platform.python_version(), **{o: version(o) for o in ('fastai_ext', 'fastai', 'torch', 'timm')})
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return dict(cpu=_cpu(), cores=os.cpu_count(), gpu=gpu, python=platform.python_version(),
+        **{o: version(o) for o in ('fastai_ext', 'fastai', 'torch', 'timm')})

@@ -39,6 +39,7 @@ class _Patches(ImageDraw):
     def draw(self, x):
         "For each image the number of patches (bs), and for each patch six numbers that decide (bs, 6, `max_num`)"
         u = torch.rand(1 if self.batch else len(x), 2+6*self.max_num, device=x.device)
+        # a product may be rounded up to the number after the last
         num = (u[:,1]*(self.max_num+1)).long().clamp(max=self.max_num) * (u[:,0]<self.p)
         self.num,self.u = num.expand(len(x)),u[:,2:].view(len(u), 6, self.max_num).expand(len(x), -1, -1)
         return self
@@ -47,31 +48,11 @@ class _Patches(ImageDraw):
         "Heights and widths in images of `sz` (bs, `max_num`), and the largest height and width that can be drawn"
         (lo,hi),(a,b),u = self.pct,self.aspect,self.u
         size,ratio = lo + (hi-lo)*u[:,0],(a/b)**(u[:,1]/2) * b**.5
+        # 1e-4: a tenth of 10 pixels is one of them, and not 0.99999 rounded down
         lims = [max(1, min(n, int(hi*n*r**.5 + 1e-4))) for n,r in zip(sz, (b, 1/a))]
         # rounding in single precision must not make a patch of fixed size smaller than its window
         if self.even: return [torch.full_like(size, lim, dtype=torch.long) for lim in lims],lims
         return [(size*n*r + 1e-4).long().clamp(1, lim) for n,r,lim in zip(sz, (ratio, 1/ratio), lims)],lims
-
-    def lay(self, out, content):
-        "Fill the patches of NCHW `out` by `content(images, window's size)`, or by patches of the images `content`"
-        if out.dtype in (torch.uint16,torch.uint32,torch.uint64):
-            raise TypeError(f"x is of {out.dtype}, which torch hardly computes in: pass `x.int()` or `x.float()`")
-        sz,eager = out.shape[-2:],self.eager_cpu(out)
-        sizes,lims = self.sizes(sz)
-        # windows that overlap can't be written to in a graph: there each is the whole image
-        whole = torch.compiler.is_compiling()
-        if whole: lims = list(sz)
-        def _places(o): return [torch.minimum((self.u[:,o+d]*(sz[d]-s+1)).long(), sz[d]-s) for d,s in enumerate(sizes)]
-        start,src = _places(2),_places(4) if isinstance(content, Tensor) else []
-        def _rounds():
-            for k in range(self.max_num):
-                on,(size,to,fro) = self.num>k,([s[:,k] for s in o] for o in ([] if self.even and not whole else sizes, start, src))
-                groups = _like_sized(on, size, lims, out.shape[1]) if eager else [(torch.arange(len(on), device=on.device),lims)]
-                for i,lim in groups: yield _window(out, i, lim, None if eager else on, size, to, fro, content)
-        # copies are all read before any is written
-        for windows,at,inside,new in (list if content is out else noop)(_rounds()):
-            windows[at] = new if inside is None else torch.where(inside, new, windows[at])
-        return out
 
 # %% ../nbs/05a_erase.ipynb #690646b0
 def _like_sized(on, size, lims, channels):
@@ -79,31 +60,63 @@ def _like_sized(on, size, lims, channels):
     i = on.nonzero()[:,0]
     n = min(8, len(i)*channels*math.prod(lims)//2**17) if size else 1
     if n<2: return [(i,lims)] if len(i) else []
+    # by area: each group has windows of its largest patch, and writes as many pixels back
     i = i[(size[0][i]*size[1][i]).argsort()]
     return [(j,[s[j].max().item() for s in size]) for j in i.chunk(n)]
 
 def _span(start, size, n, lim):
     "Windows of `lim` pixels along an axis of `n`: where they start, their pixels, and which are inside the patches"
+    # a small patch near the end would have a window beyond it
     win = start.clamp(max=n-lim)
     idx = win[:,None] + torch.arange(lim, device=start.device)
     return win, idx, (idx>=start[:,None]) & (idx<(start+size)[:,None])
 
 def _window(out, i, lims, on, size, start, src, content):
-    "For images `i` of NCHW `out`: all windows, an index into them, which pixels of a window change (None: all), to what"
+    "For images `i` of NCHW `out`: all windows, an index into them, which pixels of one change (None: all), to what"
     def _all(o):
+        "The window at every place: a view that overlaps itself, so that one index reads or writes a window an image"
         if not isinstance(o, Tensor): return None
         return o[:,:,None,None] if list(lims)==list(o.shape[-2:]) else o.unfold(2, lims[0], 1).unfold(3, lims[1], 1)
     windows,source = _all(out),_all(content)
     size,start,src = ([s[i] for s in o] for o in (size,start,src))
     if on is not None: on = on[i,None,None,None]
-    if not size: return windows,(i,slice(None),*start),on,content(i, lims) if source is None else source[i,:,src[0],src[1]]
+    if not size:
+        new = content(i, lims) if source is None else source[i,:,src[0],src[1]]
+        return windows,(i,slice(None),*start),on,new
     (y,r,in_r),(z,c,in_c) = (_span(start[d], size[d], out.shape[2+d], lims[d]) for d in range(2))
     inside = in_r[:,None,:,None] & in_c[:,None,None]
     if source is None: new = content(i, lims)
     else:
+        # pixels outside of the patch are read too, and what they are doesn't matter
         r,c = ((o+(src[d]-start[d])[:,None]).clamp(0, out.shape[2+d]-1) for d,o in enumerate((r,c)))
         new = content[i[:,None,None],:,r[:,:,None],c[:,None]].permute(0,3,1,2)
     return windows,(i,slice(None),y,z),inside if on is None else inside & on,new
+
+# %% ../nbs/05a_erase.ipynb #b320072e
+@patch
+def lay(self:_Patches, out, content):
+    "Fill the patches of NCHW `out` by `content(images, window's size)`, or by patches of the images `content`"
+    if out.dtype in (torch.uint16,torch.uint32,torch.uint64):
+        raise TypeError(f"x is of {out.dtype}, which torch hardly computes in: pass `x.int()` or `x.float()`")
+    sz,eager = out.shape[-2:],self.eager_cpu(out)
+    sizes,lims = self.sizes(sz)
+    # windows that overlap can't be written to in a graph: there each is the whole image
+    whole = torch.compiler.is_compiling()
+    if whole: lims = list(sz)
+    def _places(o): return [torch.minimum((self.u[:,o+d]*(sz[d]-s+1)).long(), sz[d]-s) for d,s in enumerate(sizes)]
+    start,src = _places(2),_places(4) if isinstance(content, Tensor) else []
+    # a patch that is as large as its window has no pixels outside to write back
+    if self.even and not whole: sizes = []
+    images = torch.arange(len(out), device=out.device)
+    def _rounds():
+        for k in range(self.max_num):
+            on,(size,to,fro) = self.num>k,([s[:,k] for s in o] for o in (sizes, start, src))
+            groups = _like_sized(on, size, lims, out.shape[1]) if eager else [(images, lims)]
+            for i,lim in groups: yield _window(out, i, lim, None if eager else on, size, to, fro, content)
+    # copies are all read before any is written
+    for windows,at,inside,new in (list if content is out else noop)(_rounds()):
+        windows[at] = new if inside is None else torch.where(inside, new, windows[at])
+    return out
 
 # %% ../nbs/05a_erase.ipynb #97075f3d
 def _rows(x, per_image, dtype=torch.float32):
@@ -168,8 +181,9 @@ class _Erase(_Patches):
             raise ValueError(f"fill has {len(self.fill)} numbers, the images have {x.shape[1]} channels")
         if self.fill in _fills or x.is_floating_point() or x.dtype==torch.bool: return
         info = torch.iinfo(x.dtype)
-        if not all(info.min <= o <= info.max for o in self.nums): raise ValueError(f"fill={self.fill!r} does not fit into "
-            f"{x.dtype}, which goes from {info.min} to {info.max}")
+        if not all(info.min <= o <= info.max for o in self.nums):
+            raise ValueError(f"fill={self.fill!r} does not fit into {x.dtype}, "
+                f"which goes from {info.min} to {info.max}")
 
     def write(self, x, out):
         self.check(x)
@@ -203,10 +217,10 @@ class RandErase(ImageTransform):
     "Erase random patches of each training image"
     order = 100
     def __init__(self,
-        pct:float|tuple=.2, # Part of the height and of the width that a patch takes, or a range (low, high), within (0,1]
+        pct:float|tuple=.2, # Part of height and width that a patch takes, or a range (low, high), within (0,1]
         max_num:int=4, # Greatest number of patches an image; each gets 0 to `max_num`
         p:float=1., # Probability that an image gets patches at all
-        fill:str|float|tuple='noise', # 'noise', 'mean' of each channel, 'pixel': N(0,1) noise, or a number, or one a channel
+        fill:str|float|tuple='noise', # 'noise', a channel's 'mean', 'pixel': N(0,1) noise, a number, or one a channel
         stats:str='batch', # What the noise and the mean are taken from: 'batch' or 'image'
         aspect:tuple=None, # Range of the factor between the patch's relative height and width; None: 1
         batch:bool=False, # One draw for all images?
@@ -253,7 +267,7 @@ class RandCopy(ImageTransform):
     "Copy random patches of each training image to other places of it"
     order = 100
     def __init__(self,
-        pct:float|tuple=.2, # Part of the height and of the width that a patch takes, or a range (low, high), within (0,1]
+        pct:float|tuple=.2, # Part of height and width that a patch takes, or a range (low, high), within (0,1]
         max_num:int=4, # Greatest number of patches an image; each gets 0 to `max_num`
         p:float=1., # Probability that an image gets patches at all
         aspect:tuple=None, # Range of the factor between the patch's relative height and width; None: 1

@@ -1,4 +1,4 @@
-"""The blocks that the small models are made of: convolution, residual block, general ReLU, pooling and their initialisation
+"""The blocks of the small models: convolution, residual block, general ReLU, pooling and their initialisation
 
 Docs: https://fastai-ext.github.io/fastai_ext/layers.html.md"""
 
@@ -41,7 +41,7 @@ class ConvBlock(nn.Module):
         stride:int=2, # Step of the kernel in pixels
         act_cls:type|None=GeneralReLU, # Makes the activation when called; None: none
         norm_cls:type|None=nn.BatchNorm2d, # Makes the norm when called with `nf`; None: none
-        groups:int=1, # Groups of the convolution: both `ni` and `nf` must be divisible by it, or torch raises a ValueError
+        groups:int=1, # Groups of the convolution; a ValueError of torch's unless both `ni` and `nf` are divisible by it
         bias:bool=True # Does the convolution add a bias?
     ):
         super().__init__()
@@ -66,15 +66,16 @@ class ResNetBlock(nn.Module):
         groups:int=1 # Groups of both convolutions: `ni` and `nf` must be divisible by it, or torch raises a ValueError
     ):
         super().__init__()
-        if ks%2 == 0: raise ValueError(f'ks={ks}: a residual block needs an odd kernel size, so that both of its paths give the same size')
+        if ks%2 == 0: raise ValueError(f'ks={ks}: expected an odd kernel size, so that both paths give the same size')
         if not 0 <= drop < 1: raise ValueError(f'drop={drop}: expected a probability of at least 0 and below 1')
         conv = partial(ConvBlock, ks=ks, norm_cls=norm_cls, groups=groups)
         self.conv1 = conv(ni, nf, stride=1, act_cls=act_cls)
         self.drop = nn.Dropout2d(drop) if drop else nn.Identity()
         self.conv2 = conv(nf, nf, stride=stride, act_cls=None)
         if zero_norm:
-            if getattr(self.conv2.norm, 'weight', None) is None: raise ValueError(f'zero_norm=True: {self.conv2.norm} has no weight')
-            nn.init.zeros_(self.conv2.norm.weight)
+            norm = self.conv2.norm
+            if getattr(norm, 'weight', None) is None: raise ValueError(f'zero_norm=True: {norm} has no weight')
+            nn.init.zeros_(norm.weight)
         self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride != 1 else nn.Identity()
         self.idconv = nn.Conv2d(ni, nf, 1) if ni != nf else nn.Identity()
         self.act = act_cls()

@@ -15,7 +15,8 @@ from fastai.basics import *
 from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from .operators import OpCache, attention_products, backward_macs, check_types, is_attention, run_op, shape_of, tensors_in
+from .operators import OpCache, attention_products, backward_macs, check_types, is_attention, run_op
+from .operators import shape_of, tensors_in
 from .twin import Twins, as_copy, as_meta, like_tensor
 
 # %% ../nbs/04b_macs.ipynb #3c36d092
@@ -34,7 +35,7 @@ class ModuleRow:
     own_macs: float = 0 # Of operators that no submodule calls, for one item
     calls: int = 0 # How often it was called in the forward pass
     out_bytes: int = 0 # Of a leaf's output, for one item
-    receptive_field: tuple = None # Pixels of the input that an activation sees, a number a direction; inf: all; None: unknown or not asked for
+    receptive_field: tuple = None # Pixels of the input that it sees in each direction; inf: all; None: unknown
     train_macs: float = None # Of forward and backward pass, for one item; None if not asked for
     own_train_macs: float = None # Likewise, of operators that no submodule calls
 
@@ -44,8 +45,9 @@ class ModuleRow:
         return 2*self.macs
 
 # %% ../nbs/04b_macs.ipynb #575890b5
-def _is_leaf(m): return isinstance(m, torch.jit.ScriptModule) or next(m.children(), None) is None
-def _class_name(m): return f'{m.original_name} (TorchScript)' if isinstance(m, torch.jit.ScriptModule) else type(m).__name__
+_Scripted = torch.jit.ScriptModule
+def _is_leaf(m): return isinstance(m, _Scripted) or next(m.children(), None) is None
+def _class_name(m): return f'{m.original_name} (TorchScript)' if isinstance(m, _Scripted) else type(m).__name__
 
 def _formula(func, custom_ops):
     "The formula that the user gave for the operator `func`, if any"
@@ -66,8 +68,10 @@ class _Watch(TorchDispatchMode):
         for r in self.rows.values(): r.train_macs = r.own_train_macs = self.train_macs
         for n,m in mods.items(): self._hook(m, self.rows[n])
 
+    def _note(self, what): self.unknown[what] = self.unknown.get(what, 0) + 1
+
     def before(self, row, m, args, kwargs):
-        if threading.get_ident() != self.thread: self.unknown['modules in other threads'] = self.unknown.get('modules in other threads', 0)+1
+        if threading.get_ident() != self.thread: self._note('modules in other threads')
         self.stack.append((row, shape := shape_of([*args, *kwargs.values()])))
         row.calls += 1
         if row.calls > 1: return
@@ -75,6 +79,7 @@ class _Watch(TorchDispatchMode):
         row.in_shape = shape
 
     def after(self, row, m, args, kwargs, out):
+        # what raised inside, and was caught there, is still on the stack
         while self.stack.pop()[0] is not row: pass
         if row.out_shape is None:
             row.out_shape = shape_of(out)
@@ -98,7 +103,7 @@ class _Watch(TorchDispatchMode):
 @patch
 def _hook(self:_Watch, m, row):
     "Have the calls of module `m` noted in `row`"
-    if isinstance(m, torch.jit.ScriptModule): # takes no hooks
+    if isinstance(m, _Scripted): # takes no hooks
         forward = m.forward
         def _forward(*args, **kwargs):
             self.before(row, m, args, kwargs)
@@ -107,12 +112,13 @@ def _hook(self:_Watch, m, row):
             return out
         vars(m)['forward'] = _forward
     else:
+        # before the model's own hooks: the shapes are those of what is passed to it and of what it returns itself
         m.register_forward_pre_hook(partial(self.before, row), prepend=True, with_kwargs=True)
         m.register_forward_hook(partial(self.after, row), prepend=True, with_kwargs=True)
 
 @patch
 def _higher(self:_Watch, func, args, kwargs):
-    "An operator on functions: of `torch.cond` the branch that is taken, of others only what attention has a formula for"
+    "An operator on functions: the branch of `torch.cond` that is taken; of others only attention has a formula"
     name = func.name()
     if name == 'cond':
         outer,self.branch = self.branch,True
@@ -127,8 +133,9 @@ def _higher(self:_Watch, func, args, kwargs):
 @patch
 def _credit(self:_Watch, func, args, n):
     "Credit `n` MACs of operator `func` to the modules that are running; None: it has no formula"
-    if n is None: self.unknown[str(func)] = self.unknown.get(str(func), 0) + 1
+    if n is None: self._note(str(func))
     if not n: return
+    # once, also to a module that is called within itself
     rows = {id(r): r for r,_ in self.stack}.values()
     self.macs += n
     for r in rows: r.macs += n
@@ -140,14 +147,17 @@ def _credit(self:_Watch, func, args, n):
         if self.stack: self.stack[-1][0].own_train_macs += n
 
 # %% ../nbs/04b_macs.ipynb #1c845916
-_where_from = {getattr(Tensor, o).__get__ for o in ('device', 'is_cuda', 'is_cpu', 'is_meta', 'is_mps', 'is_xpu')} | {Tensor.get_device}
+_places = 'device','is_cuda','is_cpu','is_meta','is_mps','is_xpu'
+_where_from = {Tensor.get_device, *(getattr(Tensor, o).__get__ for o in _places)}
 _torch_dir = str(Path(torch.__file__).parent)
 
 class _Asks(TorchFunctionMode):
-    "Notes if code that isn't PyTorch's own asks a tensor where it is. Under it PyTorch's fused transformer layers, which hide their products, are off"
+    "Notes if code that isn't PyTorch's own asks a tensor where it is"
+    # besides, under any such mode PyTorch's fused transformer layers, which hide their products, are off
     asked = False
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if torch.is_autocast_enabled('cpu') or torch.is_autocast_enabled('cuda'): self.asked = True # it would cast what is on the device
+        # autocast asks too: it casts what is on its device
+        if torch.is_autocast_enabled('cpu') or torch.is_autocast_enabled('cuda'): self.asked = True
         if func in _where_from and not sys._getframe(1).f_code.co_filename.startswith(_torch_dir): self.asked = True
         return func(*args, **(kwargs or {}))
 
@@ -158,7 +168,9 @@ def _fake_tensors(dev):
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     def _fake(t, dev=dev):
         if t.layout is not torch.strided: return like_tensor(mode.from_tensor(t.detach()), t)
-        with mode: return like_tensor(torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=dev or t.device), t)
+        with mode:
+            new = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=dev or t.device)
+            return like_tensor(new, t)
     return mode,_fake
 
 def _ways(how, model, bs, n):
@@ -181,7 +193,9 @@ def _ways(how, model, bs, n):
 def _is_own(hook, twins, classes):
     f = hook.func if isinstance(hook, partial) else hook
     owner = getattr(f, '__self__', f)
-    if id(owner) in twins.met or (getattr(f, '__module__', None) or type(owner).__module__).startswith('torch.nn.utils'): return True
+    module = getattr(f, '__module__', None) or type(owner).__module__
+    if id(owner) in twins.met or module.startswith('torch.nn.utils'): return True
+    # a function within a method says so in its name: `Class.method.<locals>.function`
     parts = getattr(f, '__qualname__', '').split('.')
     return any((getattr(f, '__module__', ''), '.'.join(parts[:i])) in classes for i in range(len(parts)))
 
@@ -192,7 +206,9 @@ def _copy_hooks(model, twins):
     for name,m in model.named_modules():
         for kind in ('forward_pre', 'forward'):
             for i,h in getattr(m, f'_{kind}_hooks').items():
-                if _is_own(h, twins, classes): own.append((m, f'register_{kind}_hook', i in getattr(m, f'_{kind}_hooks_with_kwargs'), h))
+                if _is_own(h, twins, classes):
+                    with_kwargs = i in getattr(m, f'_{kind}_hooks_with_kwargs')
+                    own.append((m, f'register_{kind}_hook', with_kwargs, h))
                 else: others.append(f'{getattr(h, "__qualname__", type(h).__name__)} of {name or "the model"}')
     for m,register,with_kwargs,h in twins.of(own): getattr(m, register)(h, with_kwargs=with_kwargs)
     return others
@@ -221,7 +237,7 @@ _lock,_cache = threading.RLock(),OpCache()
 
 @contextmanager
 def _alone():
-    "One at a time: without PyTorch's compiler, and without the log of fake tensors, for which there are no switches of a thread's own"
+    "One at a time: without PyTorch's compiler and the log of fake tensors, which a thread can't switch off for itself"
     log = logging.getLogger('torch._subclasses.fake_tensor')
     with _lock, torch.compiler.set_stance('force_eager'):
         disabled,log.disabled = log.disabled,True
@@ -236,8 +252,8 @@ def visible_modules(
     for n,m in model.named_modules():
         outer = n
         while outer := outer.rpartition('.')[0]:
-            if isinstance(res.get(outer), torch.jit.ScriptModule): break
-        if not outer and not (n and isinstance(model, torch.jit.ScriptModule)): res[n] = m
+            if isinstance(res.get(outer), _Scripted): break
+        if not outer and not (n and isinstance(model, _Scripted)): res[n] = m
     return res
 
 # %% ../nbs/04b_macs.ipynb #d1b8c9d5
@@ -260,7 +276,8 @@ def _run_twin(model, args, kwargs, how, bs, n, fields, training, custom_ops, gra
         args,kwargs = Twins(inp).of((args, kwargs))
         run.in_shape = shape_of([*args, *kwargs.values()])
         watch = _Watch(visible_modules(run.model), _cache if how == 'meta' else run_op, training, custom_ops)
-        with twins.kept(), contextlib.nullcontext() if how == 'meta' else _alone(), context, torch.set_grad_enabled(grad), asks, watch:
+        alone = contextlib.nullcontext() if how == 'meta' else _alone()
+        with twins.kept(), alone, context, torch.set_grad_enabled(grad), asks, watch:
             if fields: watch.fields = fields(args)
             run.model(*args, **kwargs)
     except Exception as e: run.error = e.with_traceback(None) # which would hold the twin
@@ -292,9 +309,9 @@ def count_macs(
     kwargs:dict|None=None, # Its keyword arguments
     bs:int|None=None, # Items in the batch; None: the first tensor's first dimension
     real:Callable|None=None, # Makes arguments with data, if those given are on the meta device; None: as they are
-    fields:Callable|None=None, # From the arguments, an object that follows operators: `follow(func, args, kwargs, out)`, `size(out)`
+    fields:Callable|None=None, # Makes of `args` what follows operators: `follow(func, args, kwargs, out)`, `size(out)`
     training:bool=False, # Count the backward pass too?
-    custom_ops:dict|None=None # MACs of operators: `{torch.ops.mylib.op: f}`, and `f` of the operator's arguments is their number
+    custom_ops:dict|None=None # MACs of operators: `{torch.ops.mylib.op: f}`, with `f` of the operator's arguments
 ) -> MacsRun: # `macs`, `rows`, `error`...
     "Run a twin of `model`, without data if that can be, and count its multiply-accumulates; `model` isn't touched"
     kwargs = kwargs or {}

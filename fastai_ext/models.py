@@ -29,8 +29,8 @@ class MiniNet(nn.Module):
         stem_ks:int=3, # Kernel size of the stem in pixels
         stem_stride:int=1, # Stride of the stem in pixels
         last_stride:int=2, # Stride of the last stage in pixels; all the others have 2
-        conv_head:bool=False, # Classify with a stride-2 convolution before the pooling, rather than with a linear layer after it?
-        global_pool:str='avg', # 'avg' pools the last feature map to one place; '' doesn't pool and needs `num_classes=0`
+        conv_head:bool=False, # Classify with a stride-2 convolution before the pooling, not a linear layer after it?
+        global_pool:str='avg', # 'avg': pool the last feature map to one place; '': don't, which needs `num_classes=0`
         drop_rate:float=0., # Probability of dropping a feature before the classifier
         stem_drop:float=0., # Probability of dropping a channel after the stem
         act_cls:type=GeneralReLU # Makes each activation when called
@@ -40,9 +40,11 @@ class MiniNet(nn.Module):
         self.stem = stem_cls(in_chans, nfs[0], ks=stem_ks, stride=stem_stride, act_cls=act_cls)
         self.stem_drop = nn.Dropout2d(stem_drop)
         strides = [2]*(len(nfs)-2) + [last_stride]
-        self.stages = nn.Sequential(*[block_cls(ni, nf, stride=s, act_cls=act_cls) for ni,nf,s in zip(nfs, nfs[1:], strides)])
-        self.feature_info = [dict(num_chs=nf, reduction=stem_stride*math.prod(strides[:i]), module=f'stages.{i-1}' if i else 'stem')
-            for i,nf in enumerate(nfs)]
+        sizes = zip(nfs, nfs[1:], strides)
+        self.stages = nn.Sequential(*[block_cls(ni, nf, stride=s, act_cls=act_cls) for ni,nf,s in sizes])
+        names = ['stem', *(f'stages.{i}' for i in range(len(self.stages)))]
+        self.feature_info = [dict(num_chs=nf, reduction=stem_stride*math.prod(strides[:i]), module=nm)
+            for i,(nf,nm) in enumerate(zip(nfs, names))]
         self.num_features = self.head_hidden_size = nfs[-1]
         self.drop = nn.Dropout(drop_rate)
         self.init = partial(init_kaiming, leak=getattr(act_cls(), 'leak', 0.))
@@ -50,10 +52,13 @@ class MiniNet(nn.Module):
         for m in (self.stem, self.stages): m.apply(self.init)
 
     def _stage(self, stage, x):
-        "`stage(x)`, where checkpointed again in the backward pass: with copies of its buffers, or batch norms would count the batch twice"
+        "`stage(x)`, where checkpointed once more in the backward pass"
         if not self.grad_checkpointing: return stage(x)
         runs = itertools.count()
-        def run(x): return functional_call(stage, {k:b.clone() for k,b in stage.named_buffers()} if next(runs) else {}, x)
+        def run(x):
+            # the second time with copies of the buffers, or batch norms would count the batch twice
+            buffers = {k: b.clone() for k,b in stage.named_buffers()} if next(runs) else {}
+            return functional_call(stage, buffers, x)
         return checkpoint(run, x, use_reentrant=False)
 
     def _features(self, x, n:int):
@@ -91,7 +96,7 @@ def reset_classifier(self:MiniNet,
     "Put a new classifier in the place of the old one"
     pool = self.global_pool if global_pool is None else global_pool
     if pool not in ('avg', ''): raise ValueError(f"global_pool={pool!r}: expected 'avg' or ''")
-    if not pool and num_classes: raise ValueError("global_pool='' leaves a feature map, which has no classifier: pass num_classes=0")
+    if num_classes and not pool: raise ValueError("global_pool='' leaves a map, without classifier: pass num_classes=0")
     self.num_classes,self.global_pool = num_classes,pool
     self.pool = GlobalAvgPool() if pool else nn.Identity()
     if not num_classes: self.fc = nn.Identity()
@@ -110,7 +115,7 @@ def get_classifier(self:MiniNet)->nn.Module: # What `reset_classifier` made; `nn
 @patch
 def forward_intermediates(self:MiniNet,
     x:Tensor, # Images, (N, in_chans, H, W)
-    indices:int|list|None=None, # Which feature maps: the last so many, or by index from the stem, 0, to the last stage; None: all
+    indices:int|list|None=None, # Which feature maps: the last so many, or by index from the stem, 0; None: all
     norm:bool=False, # Changes nothing: every stage ends with its own norm
     stop_early:bool=False, # Leave out the stages after the last of `indices`?
     output_fmt:str='NCHW', # The only one that there is
@@ -161,24 +166,27 @@ def mini_split(
 
 # %% ../nbs/03_models.ipynb #6f5d8345
 def _cfg(first_conv=('stem.conv1.conv','stem.idconv'), classifier='fc.0', pool_size=(2,2)):
-    return dict(num_classes=10, input_size=(1,28,28), pool_size=pool_size, mean=(0.286,), std=(0.353,), first_conv=first_conv, classifier=classifier)
+    return dict(num_classes=10, input_size=(1,28,28), pool_size=pool_size, mean=(0.286,), std=(0.353,),
+        first_conv=first_conv, classifier=classifier)
 
-default_cfgs = generate_default_cfgs(dict(mini_convnet=_cfg('stem.conv', 'fc.conv'), mini_convnet_deep=_cfg('stem.conv', 'fc.conv'),
-    mini_resnet=_cfg(pool_size=(1,1)), mini_resnet_wide=_cfg(pool_size=(1,1)), mini_resnet_gap=_cfg(), mini_resnet_slim=_cfg(),
-    mini_resnet_fast=_cfg('stem.conv'), mini_resnet_drop=_cfg('stem.conv')))
+_convs,_to_one,_conv_stem = _cfg('stem.conv', 'fc.conv'),_cfg(pool_size=(1,1)),_cfg('stem.conv')
+_cfgs = dict(mini_convnet=_convs, mini_convnet_deep=_convs, mini_resnet=_to_one, mini_resnet_wide=_to_one,
+    mini_resnet_gap=_cfg(), mini_resnet_slim=_cfg(), mini_resnet_fast=_conv_stem, mini_resnet_drop=_conv_stem)
+default_cfgs = generate_default_cfgs(_cfgs)
 
 # %% ../nbs/03_models.ipynb #a1814035
 def _fit(state, model, strict=True):
     "Pretrained weights without a classifier that has other outputs, of whose batch norm timm would keep the statistics"
     body,own = [{k:v for k,v in o.items() if not k.startswith('fc.')} for o in (state, model.state_dict())]
     if strict and (odd := sorted(body.keys() ^ own.keys())):
-        raise RuntimeError(f'only the model or only its pretrained weights have {odd}; pretrained_strict=False loads what both have')
+        raise RuntimeError(f'only the model or only its pretrained weights have {odd}; '
+            'pretrained_strict=False loads what both have')
     return state if model.num_classes == model.pretrained_cfg['num_classes'] else body
 
 def _create(variant, pretrained, defaults, kwargs):
     kwargs = {**defaults, **kwargs}
-    features = dict(flatten_sequential=True, out_indices=tuple(range(len(kwargs['nfs']))), **kwargs.pop('feature_cfg', {}))
-    return build_model_with_cfg(MiniNet, variant, pretrained, feature_cfg=features,
+    maps = dict(flatten_sequential=True, out_indices=tuple(range(len(kwargs['nfs']))), **kwargs.pop('feature_cfg', {}))
+    return build_model_with_cfg(MiniNet, variant, pretrained, feature_cfg=maps,
         pretrained_filter_fn=partial(_fit, strict=kwargs.get('pretrained_strict', True)), **kwargs)
 
 # %% ../nbs/03_models.ipynb #881de6be

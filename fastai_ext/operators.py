@@ -62,8 +62,10 @@ _extra_macs['_trilinear'] = lambda a, w, b, *_, **__: _n_rows(a)*w.numel()
 _extra_macs['mkldnn_rnn_layer'] = lambda x, w_ih, w_hh, *_, **__: _rnn(x, (w_ih, w_hh))
 
 # an operator with such a name does arithmetic of the kind that is counted
-_arithmetic = re.compile(r'conv|mm$|mm_|matmul|attention|rnn|lstm|gru|linear|bilinear|fft|cdist|^linalg_|dot|mv$|transformer_encoder')
-_no_arithmetic = re.compile(r'upsample|grid_sampler|linalg_vector_norm|linspace|backward|_to_mkldnn|prepack|weight_norm|_thnn_fused|sdp_choice')
+_arithmetic = re.compile(r'conv|mm$|mm_|matmul|attention|rnn|lstm|gru|linear|bilinear|fft|cdist|^linalg_|dot|mv$|'
+    r'transformer_encoder')
+_no_arithmetic = re.compile(r'upsample|grid_sampler|linalg_vector_norm|linspace|backward|_to_mkldnn|prepack|'
+    r'weight_norm|_thnn_fused|sdp_choice')
 
 # %% ../nbs/04a_operators.ipynb #a24339eb
 def is_attention(
@@ -106,16 +108,18 @@ def backward_macs(
     return n*sum(map(_grads, factors))
 
 # %% ../nbs/04a_operators.ipynb #19c32425
-_one_type = re.compile(r'^(convolution|mm|addmm|bmm|baddbmm|addbmm|mv|addmv|dot|vdot|_trilinear|grid_sampler_[23]d|_cdist_forward|mkldnn_rnn_layer|_cudnn_rnn)$'
-    r'|^_scaled_dot_product|^flex_attention')
+_one_type = re.compile(r'^(convolution|mm|addmm|bmm|baddbmm|addbmm|mv|addmv|dot|vdot|_trilinear|grid_sampler_[23]d|'
+    r'_cdist_forward|mkldnn_rnn_layer|_cudnn_rnn)$|^_scaled_dot_product|^flex_attention')
 _norms = re.compile(r'^(_?native_(batch|layer|group)_norm|cudnn_batch_norm)')
 # u: uint8, i: other integers, b: bool, c: complex
 _refused = {}
 def _refuse(kinds, names): _refused.update(dict.fromkeys(names.split(), kinds))
-_refuse('uibc', 'gelu mish hardswish hardsigmoid glu log_sigmoid_forward _softmax _log_softmax _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d '
-    'adaptive_max_pool3d _prelu_kernel grid_sampler_2d grid_sampler_3d _cdist_forward native_layer_norm native_group_norm native_batch_norm '
-    '_native_batch_norm_legit_no_training _native_batch_norm_legit')
-_refuse('ibc', 'upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_bicubic2d upsample_linear1d upsample_trilinear3d')
+_refuse('uibc', 'gelu mish hardswish hardsigmoid glu log_sigmoid_forward _softmax _log_softmax _adaptive_avg_pool2d '
+    '_adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d _prelu_kernel grid_sampler_2d grid_sampler_3d '
+    '_cdist_forward native_layer_norm native_group_norm native_batch_norm _native_batch_norm_legit_no_training '
+    '_native_batch_norm_legit')
+_refuse('ibc', 'upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_bicubic2d '
+    'upsample_linear1d upsample_trilinear3d')
 _refuse('uib', 'silu std var std_mean var_mean')
 _refuse('ui', 'im2col col2im')
 _refuse('bc', 'relu max_pool2d_with_indices max_pool3d_with_indices avg_pool2d avg_pool3d')
@@ -178,7 +182,7 @@ def run_op(
     func:Callable, # An operator
     args:tuple, # Its arguments
     kwargs:dict # Its keyword arguments
-) -> tuple: # Its result and its MACs, None if there is no formula; a RuntimeError for tensors of types that it doesn't take
+) -> tuple: # Its result and its MACs, None without a formula; a RuntimeError for tensors of a type that it doesn't take
     "Call an operator, and count"
     check_types(func._overloadpacket.__name__, args)
     out = func(*args, **kwargs)
@@ -210,7 +214,8 @@ class OpCache:
 
     def _remember(self, key, inplace, args, kwargs, out, n):
         "`out` and `n`, kept for `key` if they depend on nothing else"
-        if all(t.is_meta for t in tensors_in([args, kwargs, out])) and (not inplace or (out is args[0] and _signature(out) == key[2])):
+        same = not inplace or out is args[0] and _signature(out) == key[2]
+        if same and all(t.is_meta for t in tensors_in([args, kwargs, out])):
             if len(self.known) >= self.size: self.known.clear()
             with contextlib.suppress(TypeError, RuntimeError): self.known[key] = _maker(out),n
         return out,n

@@ -15,7 +15,7 @@ from .operators import tensors_in
 # %% ../nbs/04c_receptive.ipynb #6f302143
 @dataclass(frozen=True)
 class _Lattice:
-    "What each position along an axis sees: from `lo[i]` to `hi[i]`; `len(lo)` positions further, the same moved by `step`"
+    "What each position along an axis sees: `lo[i]` to `hi[i]`; `len(lo)` positions further the same, moved by `step`"
     lo: tuple = (0,)
     hi: tuple = (0,)
     step: int = 1
@@ -28,10 +28,13 @@ class _Lattice:
 
     def read(self, n_out, n_in, f):
         "Position o of the result reads the positions `f(o)`, and `n_out` positions further the same moved by `n_in`"
+        # so many times `n_in` positions are a whole number of periods
         m = len(self.lo)//math.gcd(len(self.lo), n_in)
         if n_out*m > 4096: return None
+        # some positions of a transposed convolution read nothing
         seen = [[self.at(i) for i in f(o)] or [(math.inf,-math.inf)] for o in range(n_out*m)]
-        return _Lattice(tuple(min(l for l,_ in s) for s in seen), tuple(max(h for _,h in s) for s in seen), self.step*n_in*m//len(self.lo))
+        lo,hi = tuple(min(l for l,_ in s) for s in seen),tuple(max(h for _,h in s) for s in seen)
+        return _Lattice(lo, hi, self.step*n_in*m//len(self.lo))
 
     def union(self, other):
         "For a sum of two branches; None if they have different rates"
@@ -47,7 +50,7 @@ class _Unknown(Exception): pass
 
 @dataclass(frozen=True)
 class _Seen:
-    "What a tensor sees: `dims`, for each dimension its parts (size, axes); `axes`, for each axis a `_Lattice`, or None: all of it"
+    "What a tensor sees: `dims`, of each its parts (size, axes); `axes`, for each axis a `_Lattice`, or None: all of it"
     dims: tuple
     axes: tuple
 
@@ -72,12 +75,15 @@ class _Seen:
         over = {k for d in ds for _,ks in self.dims[d] for k in ks}
         return _Seen(self.dims, tuple(None if k in over else a for k,a in enumerate(self.axes))).clean()
 
-    def drop(self, ds): return _Seen(tuple(d for i,d in enumerate(self.dims) if i not in {o % len(self.dims) for o in ds}), self.axes)
+    def drop(self, ds):
+        ds = {d % len(self.dims) for d in ds}
+        return _Seen(tuple(d for i,d in enumerate(self.dims) if i not in ds), self.axes)
     def put(self, d, n): return _Seen((*self.dims[:d], ((n, ()),), *self.dims[d+1:]), self.axes)
 
     def read(self, d, size, n_out, n_in, f):
         "Dimension `d` gets `size` positions, each of which reads others, as `_Lattice.read` has it"
         if not any(ks for _,ks in self.dims[d]): return self.put(d, size)
+        # a window over rows and columns that follow one another is no area of the image
         if len(self.dims[d]) > 1 or len(self.dims[d][0][1]) > 1: raise _Unknown
         k,axes = self.dims[d][0][1][0],list(self.axes)
         axes[k] = axes[k].read(n_out, n_in, f)
@@ -87,6 +93,7 @@ class _Seen:
 # %% ../nbs/04c_receptive.ipynb #bc64a541
 def _reshape(s, shape):
     "`s` viewed with `shape`"
+    # the first part is taken first, from the end of the list
     parts,dims = [p for d in s.clean().dims for p in d][::-1],[]
     for n in shape:
         dim = [parts.pop()] if n == 1 and parts and parts[-1][0] == 1 else []
@@ -151,7 +158,9 @@ def _rf_conv(name, seen, out, x, w, bias, stride, padding, dilation, transposed,
 def _rf_pool(name, seen, out, x, ks, stride=(), padding=0, dilation=1, *_):
     ks = _each(ks, int(name[8]))
     n = len(ks)
-    return _windows(seen[0], out, x.ndim-n, ks, _each(stride or ks, n), _each(padding, n), _each(dilation if 'max' in name else 1, n))
+    # an average has something else in the place of the dilation
+    dilation = _each(dilation if 'max' in name else 1, n)
+    return _windows(seen[0], out, x.ndim-n, ks, _each(stride or ks, n), _each(padding, n), dilation)
 
 @_rf_for(*_by_dims('_adaptive_avg_pool{}d', 'adaptive_avg_pool{}d', 'adaptive_max_pool{}d'))
 def _rf_adaptive(name, seen, out, x, size):
@@ -159,14 +168,17 @@ def _rf_adaptive(name, seen, out, x, size):
     for d in range(x.ndim-len(size), x.ndim):
         n,m = x.shape[d],out.shape[d]
         a,b = m//math.gcd(n, m),n//math.gcd(n, m)
+        # from the start rounded down to the end rounded up
         s = s.whole([d]) if m == 1 else s.read(d, m, a, b, lambda o: range(o*b//a, -(-(o+1)*b//a)))
     return s
 
 # %% ../nbs/04c_receptive.ipynb #1d507205
-@_rf_for(*_by_dims('upsample_nearest{}d', '_upsample_nearest_exact{}d'), 'upsample_linear1d', 'upsample_bilinear2d', 'upsample_bicubic2d', 'upsample_trilinear3d')
+@_rf_for(*_by_dims('upsample_nearest{}d', '_upsample_nearest_exact{}d'), 'upsample_linear1d', 'upsample_bilinear2d',
+    'upsample_bicubic2d', 'upsample_trilinear3d')
 def _rf_upsample(name, seen, out, x, *args):
     s,align = seen[0],'nearest' not in name and True in [o for o in args if isinstance(o, bool)]
     for d in range(2, x.ndim):
+        # with `align_corners` the first and the last pixel stay, so the steps between them count
         n,m = (x.shape[d]-align) or 1,(out.shape[d]-align) or 1
         a,b = m//math.gcd(n, m),n//math.gcd(n, m)
         def _around(o):
@@ -207,7 +219,9 @@ def _rf_split(name, seen, out, x, size, dim=0):
 
 # %% ../nbs/04c_receptive.ipynb #488a0606
 @_rf_for('select')
-def _rf_select(name, seen, out, x, dim, i): return seen[0].read(dim % x.ndim, 1, 1, 0, lambda o: [i % x.shape[dim]]).drop([dim])
+def _rf_select(name, seen, out, x, dim, i):
+    d,i = dim % x.ndim,i % x.shape[dim]
+    return seen[0].read(d, 1, 1, 0, lambda o: [i]).drop([d])
 
 @_rf_for('unbind')
 def _rf_unbind(name, seen, out, x, dim=0): return [_rf_select(name, seen, o, x, dim, i) for i,o in enumerate(out)]
@@ -237,7 +251,8 @@ def _rf_unsqueeze(name, seen, out, x, dim): return _insert(seen[0], dim % out.nd
 def _rf_squeeze(name, seen, out, x, dim=None): return seen[0].drop([d for d in _all_dims(dim, x) if x.shape[d] == 1])
 
 # %% ../nbs/04c_receptive.ipynb #03dc3f18
-@_rf_for(*'mean sum amax amin max min prod var var_mean std logsumexp argmax argmin any all _softmax _log_softmax _safe_softmax cumsum'.split())
+@_rf_for(*'mean sum amax amin max min prod var var_mean std logsumexp argmax argmin any all cumsum'.split(),
+    *'_softmax _log_softmax _safe_softmax'.split())
 def _rf_reduce(name, seen, out, x, dim=None, *_):
     ds = _all_dims(None if isinstance(dim, bool) else dim, x)
     s = seen[0].whole(ds)
@@ -255,8 +270,10 @@ def _rf_layer_norm(name, seen, out, x, shape, *_): return seen[0].whole(range(x.
 @_rf_for('native_group_norm')
 def _rf_group_norm(name, seen, out, x, *_): return seen[0].whole(range(1, x.ndim))
 
-@_rf_for('native_batch_norm', '_native_batch_norm_legit', '_native_batch_norm_legit_no_training', 'cudnn_batch_norm', 'miopen_batch_norm')
+@_rf_for('native_batch_norm', '_native_batch_norm_legit', '_native_batch_norm_legit_no_training', 'cudnn_batch_norm',
+    'miopen_batch_norm')
 def _rf_batch_norm(name, seen, out, x, *args):
+    # its only switch says that it trains; numbers equal True as well
     return seen[0].whole([0, *range(2, x.ndim)]) if True in [o for o in args if isinstance(o, bool)] else seen[0]
 
 @_rf_for('roll', 'flip', 'glu')
@@ -275,6 +292,7 @@ def _rf_cat(name, seen, out, ts, dim=0):
     along = {k for s in known for _,ks in s.dims[d] for k in ks}
     if not along: return _merge([s.put(d, out.shape[d]) for s in known], out.shape)
     if len(known) > 1: raise _Unknown
+    # with its axes twice the part is one that windows are refused over
     return _Seen((*known[0].dims[:d], ((out.shape[d], tuple(along)*2),), *known[0].dims[d+1:]), known[0].axes)
 
 @_rf_for('stack')
@@ -286,7 +304,8 @@ def _rf_copy(name, seen, out, x, src, *_): return _merge([seen[1]], out.shape)
 # %% ../nbs/04c_receptive.ipynb #fd3194e4
 @_rf_for('mm', 'bmm', 'mv', 'dot')
 def _rf_product(name, seen, out, a, b):
-    left,right = seen[0] and seen[0].whole([a.ndim-1]).put(a.ndim-1, out.shape[-1]),seen[1] and seen[1].whole([max(b.ndim-2, 0)])
+    left = seen[0] and seen[0].whole([a.ndim-1]).put(a.ndim-1, out.shape[-1])
+    right = seen[1] and seen[1].whole([max(b.ndim-2, 0)])
     if right and b.ndim > 1: right = right.put(b.ndim-2, out.shape[-2])
     both = [s for s in (left, right) if s]
     if len(both) > 1:
@@ -299,12 +318,15 @@ def _rf_addmm(name, seen, out, c, a, b, *_):
     return _merge(_states([seen[0], _rf_product(name, seen[1:], out, a, b) if _states(seen[1:]) else None]), out.shape)
 
 def _rf_attention(name, seen, out, q, k, v, *_):
-    over = [s.whole([-2,-1]).put(t.ndim-2, out.shape[-2]).put(t.ndim-1, out.shape[-1]) for s,t in zip(seen[1:3], (k, v)) if s]
+    def _all(s, t): return s.whole([-2,-1]).put(t.ndim-2, out.shape[-2]).put(t.ndim-1, out.shape[-1])
+    over = [_all(s, t) for s,t in zip(seen[1:3], (k, v)) if s]
     return _merge(over + [s.whole([-1]).put(q.ndim-1, out.shape[-1]) for s in _states(seen[:1])], out.shape)
 
 # %% ../nbs/04c_receptive.ipynb #b38fdd6c
-_elementwise = set('clone _to_copy detach alias lift_fresh dropout native_dropout gelu hardswish hardtanh silu mish leaky_relu elu softplus '
-    'relu relu6 sigmoid tanh hardsigmoid prelu _prelu_kernel masked_fill where rrelu_with_noise expand'.split())
+_acts = ('gelu hardswish hardtanh silu mish elu softplus sigmoid tanh hardsigmoid relu relu6 leaky_relu prelu '
+    '_prelu_kernel rrelu_with_noise').split()
+_others = 'clone _to_copy detach alias lift_fresh dropout native_dropout masked_fill where expand'.split()
+_elementwise = {*_acts, *_others}
 _of_several = {'cat', 'stack', 'copy', 'mm', 'bmm', 'mv', 'dot', 'addmm', 'baddbmm'}
 
 def _rf_rule(func, name, seen, out, args):
@@ -325,9 +347,13 @@ class ReceptiveFields:
         from torch.utils.weak import WeakTensorKeyDictionary
         self.seen = WeakTensorKeyDictionary()
         x = first(t for t in tensors_in(inputs) if t.is_floating_point() and t.ndim > 2)
-        if x is not None: self.seen[x] = _Seen(tuple(((n, (i-2,) if i > 1 else ()),) for i,n in enumerate(x.shape)), (_Lattice(),)*(x.ndim-2))
+        if x is None: return
+        axes = [(), (), *((k,) for k in range(x.ndim-2))]
+        self.seen[x] = _Seen(tuple(((n, ks),) for n,ks in zip(x.shape, axes)), (_Lattice(),)*(x.ndim-2))
 
-    def of(self, o): return [self.of(t) for t in o] if isinstance(o, (list,tuple)) else self.seen.get(o) if isinstance(o, Tensor) else None
+    def of(self, o):
+        if isinstance(o, (list,tuple)): return [self.of(t) for t in o]
+        return self.seen.get(o) if isinstance(o, Tensor) else None
 
     def follow(self, func, args, kwargs, out):
         "Note what `out`, the result of `func`, sees"
@@ -335,6 +361,7 @@ class ReceptiveFields:
         got = _states([*seen, *map(self.of, kwargs.values())])
         outs = tensors_in(out)
         if not got or not outs: return
+        # `add_` has the rule of `add`
         name = name[:-1] if name.endswith('_') and func._schema.is_mutable else name
         known = [o for o in got if o != '?']
         try:

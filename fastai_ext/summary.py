@@ -48,8 +48,10 @@ class ModelSummary:
     def shown(self)->list: # Of `ModuleRow`; no deeper than `depth`, and after an error only what was reached
         "The rows that are shown"
         reached = {r.name.rsplit('.', i)[0] for r in self.rows if r.calls for i in range(r.depth)}
-        return [r for r in self.rows if (r.depth or r.own_params or r.own_macs) and (self.depth is None or r.depth <= self.depth)
-            and (not self.error or r.name in reached)] or self.rows[:1]
+        rows = [r for r in self.rows if self.depth is None or r.depth <= self.depth]
+        if self.error: rows = [r for r in rows if r.name in reached]
+        # the model as a whole has a row only for what is in none of its modules; the last line has its totals
+        return [r for r in rows if r.depth or r.own_params or r.own_macs] or self.rows[:1]
 
     def inside(self,
         row:ModuleRow # One of `rows`
@@ -75,6 +77,12 @@ def _fmt_field(rf):
 def _mega(n): return '' if not n else f'{n/1e6:,.3f}' if n >= 1000 else f'{n/1e6:.6f}'
 def _bytes(n): return f'{n/2**20:,.2f} MiB' if n >= 2**20/10 else f'{n/2**10:,.2f} KiB'
 
+def _trained(r, n, open):
+    "Are the parameters of row `r` trained, of which the table shows `n` here?"
+    if not r.params or open and not n: return ''
+    if not n: return 'shared'
+    return 'yes' if r.trainable == r.params else 'partly' if r.trainable else 'frozen'
+
 # %% ../nbs/04_summary.ipynb #056ac30f
 @patch
 def _cells(self:ModelSummary, r, open):
@@ -83,12 +91,11 @@ def _cells(self:ModelSummary, r, open):
     called = [o for o in inside if o.calls] or [None]
     ins,outs = getattr(called[0], 'in_shape', None),getattr(called[-1] if r.out_shape is None else r, 'out_shape', None)
     params,macs = sum(o.own_params for o in inside),r.own_macs if open else r.macs
-    trained = 'yes' if r.trainable == r.params else 'partly' if r.trainable else 'frozen'
-    if not r.params or open and not params: trained = ''
-    elif not params: trained = 'shared'
-    res = dict(Module=(r.name.split('.')[-1] or '(model)') + (f' ({r.calls} calls)' if r.calls > 1 else ''), Class=r.cls, Input=_fmt_shape(ins),
-        Output=_fmt_shape(outs) or ('' if open or called[0] else 'not called'), Parameters=f'{params:,}' if params else '', Trained=trained,
-        MMACs=_mega(macs), MFLOPs=_mega(2*macs), Share=f'{macs/self.total_macs:.1%}' if macs else '')
+    name = (r.name.split('.')[-1] or '(model)') + (f' ({r.calls} calls)' if r.calls > 1 else '')
+    out = _fmt_shape(outs) or ('' if open or called[0] else 'not called')
+    share = f'{macs/self.total_macs:.1%}' if macs else ''
+    res = dict(Module=name, Class=r.cls, Input=_fmt_shape(ins), Output=out, Parameters=f'{params:,}' if params else '',
+        Trained=_trained(r, params, open), MMACs=_mega(macs), MFLOPs=_mega(2*macs), Share=share)
     if self.train_macs is not None: res['Train MMACs'] = _mega(r.own_train_macs if open else r.train_macs)
     if self.receptive_field: res['Receptive field'] = _fmt_field(r.receptive_field)
     return res
@@ -111,13 +118,15 @@ def notes(self:ModelSummary)->list: # Of lines
     "What stands below the table"
     macs = f'{_mega(self.total_macs) or 0} MMACs, {_mega(self.total_flops) or 0} MFLOPs an item'
     if self.train_macs is not None: macs += f', {_mega(self.train_macs) or 0} MMACs in training'
-    lines = [f'Total: {self.total_params:,} parameters ({self.trainable_params:,} trainable), {macs}; {_bytes(self.param_bytes)} of parameters, '
-        f'{_bytes(self.activation_bytes)} of activations an item']
+    memory = f'{_bytes(self.param_bytes)} of parameters, {_bytes(self.activation_bytes)} of activations an item'
+    lines = [f'Total: {self.total_params:,} parameters ({self.trainable_params:,} trainable), {macs}; {memory}']
     deeper = sum(r.depth > (self.depth or math.inf) for r in self.rows)
     if deeper: lines.insert(0, f'… {deeper} modules more: depth=None')
-    if self.unknown: lines.append('Not counted, since there is no formula: ' + ', '.join(f'{k} ({n} calls)' for k,n in self.unknown.items()))
-    if self.hooks: lines.append('Not run, since they are not the model\'s own: hooks ' + ', '.join(self.hooks))
-    if self.fallback: lines.append(f'A copy ran for real, on {"one item" if self.bs == 1 else f"{self.bs} items"}, since it can\'t without data: {self.fallback}')
+    unknown = ', '.join(f'{k} ({n} calls)' for k,n in self.unknown.items())
+    if unknown: lines.append(f'Not counted, since there is no formula: {unknown}')
+    if self.hooks: lines.append("Not run, since they are not the model's own: hooks " + ', '.join(self.hooks))
+    items = 'one item' if self.bs == 1 else f'{self.bs} items'
+    if self.fallback: lines.append(f"A copy ran for real, on {items}, since it can't without data: {self.fallback}")
     if self.error: lines.append(f'FAILED {self.error}')
     return lines + self.footer
 
@@ -127,7 +136,8 @@ _left = 'Module','Class','Input','Output'
 def _as_text(rows, sep='  '):
     "Aligned text of dicts that have the same keys"
     widths = {k: max(len(k), *(len(r[k]) for r in rows)) for k in rows[0]}
-    def _line(r): return sep.join(v.ljust(widths[k]) if k in _left else v.rjust(widths[k]) for k,v in r.items()).rstrip()
+    def _cell(k, v): return v.ljust(widths[k]) if k in _left else v.rjust(widths[k])
+    def _line(r): return sep.join(_cell(k, v) for k,v in r.items()).rstrip()
     head = _line({k: k for k in widths})
     return [head, '─'*len(head), *map(_line, rows)]
 
@@ -143,8 +153,10 @@ def __repr__(self:ModelSummary):
 def _repr_markdown_(self:ModelSummary):
     rows = self.table('&emsp;')
     def _line(cells): return '| ' + ' | '.join(o.replace('|', '\\|') for o in cells) + ' |'
-    lines = [_line(rows[0]), '|' + '|'.join('---' if k in (*_left, 'Trained') else '--:' for k in rows[0]) + '|', *(_line(r.values()) for r in rows)]
-    return f'**{self.name}** (input {_fmt_shape(self.in_shape)})\n\n' + '\n'.join(lines) + '\n\n' + '  \n'.join(self.notes())
+    rule = ['---' if k in (*_left, 'Trained') else '--:' for k in rows[0]]
+    lines = [_line(rows[0]), '|' + '|'.join(rule) + '|', *(_line(r.values()) for r in rows)]
+    head = f'**{self.name}** (input {_fmt_shape(self.in_shape)})'
+    return '\n\n'.join([head, '\n'.join(lines), '  \n'.join(self.notes())])
 
 # %% ../nbs/04_summary.ipynb #bdc26b3e
 @patch
@@ -166,10 +178,11 @@ def plot(self:ModelSummary,
 
 # %% ../nbs/04_summary.ipynb #9938a83b
 def _put_params(mods, rows):
-    "Parameters of each module of `mods` into its row, and in `own_params` those that it holds itself and no row before it"
+    "Parameters of each module of `mods` into its row; in `own_params` those that it holds itself and no row before it"
     seen,parents = set(),{n.rpartition('.')[0] for n in mods if n}
     own = {n: {id(p): p for p in m.parameters(recurse=n not in parents)} for n,m in mods.items()}
     inside = {n: dict(ps) for n,ps in own.items()}
+    # from the last to the first: a module's own modules have all come before it
     for n in reversed(mods):
         if n: inside[n.rpartition('.')[0]].update(inside[n])
         rows[n].params = sum(p.numel() for p in inside[n].values())
@@ -191,7 +204,7 @@ def _execution_order(rows, order):
     def _walk(n): return [rows[n], *(r for k in sorted(kids[n], key=firsts.get) for r in _walk(k))]
     return _walk('')
 
-# %% ../nbs/04_summary.ipynb #6efce88b
+# %% ../nbs/04_summary.ipynb #0533f364
 def _an_item(n, bs): return n//bs if n is not None and n % bs == 0 else n and n/bs
 
 def _summary(model, args, kwargs, bs, real, depth, receptive_field, training, custom_ops, footer=()):
@@ -204,21 +217,27 @@ def _summary(model, args, kwargs, bs, real, depth, receptive_field, training, cu
         error = f"in {row.name or 'the model'} ({row.cls}, input {_fmt_shape(shape)}): {first_line(run.error)}"
     _put_params(mods, rows)
     ordered,ps = _execution_order(rows, run.order),list(mods[''].parameters())
-    for r in ordered:
-        for o in ('macs', 'own_macs', 'out_bytes', 'train_macs', 'own_train_macs'): setattr(r, o, _an_item(getattr(r, o), run.bs))
-    return ModelSummary(type(mods['']).__name__, ordered, run.bs, run.in_shape, sum(p.numel() for p in ps),
-        sum(p.numel() for p in ps if p.requires_grad), _an_item(run.macs, run.bs), sum(p.numel()*p.element_size() for p in ps),
-        sum(r.out_bytes for r in ordered), depth, run.unknown, run.fallback, error, list(footer), receptive_field, _an_item(run.train_macs, run.bs), run.hooks)
+    counts = 'macs','own_macs','out_bytes','train_macs','own_train_macs'
+    for r,o in itertools.product(ordered, counts): setattr(r, o, _an_item(getattr(r, o), run.bs))
+    return ModelSummary(type(mods['']).__name__, ordered, run.bs, run.in_shape, total_params=sum(p.numel() for p in ps),
+        trainable_params=sum(p.numel() for p in ps if p.requires_grad), total_macs=_an_item(run.macs, run.bs),
+        param_bytes=sum(p.numel()*p.element_size() for p in ps), activation_bytes=sum(r.out_bytes for r in ordered),
+        depth=depth, unknown=run.unknown, fallback=run.fallback, error=error, footer=list(footer),
+        receptive_field=receptive_field, train_macs=_an_item(run.train_macs, run.bs), hooks=run.hooks)
 
 # %% ../nbs/04_summary.ipynb #3a7df418
 def _check_model(model):
-    if not isinstance(model, nn.Module): raise TypeError(f"`model` must be an nn.Module, but is a {type(model).__name__}: {model!r}")
+    if not isinstance(model, nn.Module):
+        raise TypeError("`model` must be an nn.Module, such as `learn.model`, but is "
+            f"a {type(model).__name__}: {model!r}")
     is_lazy = torch.nn.parameter.is_lazy
     lazy = [n for n,p in [*model.named_parameters(), *model.named_buffers()] if is_lazy(p)]
-    if lazy: raise ValueError(f"`model` has lazy parameters or buffers ({', '.join(lazy[:3])}): run it on one batch first, which gives them a shape")
+    if lazy: raise ValueError(f"`model` has lazy parameters or buffers ({', '.join(lazy[:3])}): "
+        "run it on one batch first, which gives them a shape")
 
 def _check_depth(depth):
-    if depth is not None and (not isinstance(depth, int) or depth < 1): raise ValueError(f"`depth` must be None or an integer from 1, but is {depth!r}")
+    wrong = depth is not None and (not isinstance(depth, int) or depth < 1)
+    if wrong: raise ValueError(f"`depth` must be None or an integer from 1, but is {depth!r}")
 
 def _is_size(o): return isinstance(o, (tuple,list)) and len(o) > 0 and all(isinstance(n, int) for n in o)
 
@@ -226,32 +245,37 @@ def _is_size(o): return isinstance(o, (tuple,list)) and len(o) > 0 and all(isins
 def _from_size(model, size, dtype):
     "Zeros for one item of size `size`"
     if not _is_size(size) or min(size) < 1:
-        raise ValueError(f"`input_size` must be the size of one item in positive integers, such as (3,224,224), but is {size!r}")
+        raise ValueError("`input_size` must be the size of one item in positive integers, such as (3,224,224), "
+            f"but is {size!r}")
     m = first(m for m in model.modules() if any(True for _ in m.parameters(recurse=False)))
     if isinstance(m, _ConvNd) and len(size) != m.weight.ndim-1:
-        raise ValueError(f"`input_size` {tuple(size)} has {len(size)} numbers, but the first layer, {m}, takes items of {m.weight.ndim-1}: channels "
-            f"and {m.weight.ndim-2} sizes, without the batch. If the model reshapes its input, pass tensors instead: `summarize(model, x)`")
-    if dtype is None: dtype = torch.long if isinstance(m, nn.Embedding) else first(p.dtype for p in model.parameters() if p.is_floating_point())
+        n = m.weight.ndim-1
+        raise ValueError(f"`input_size` {tuple(size)} has {len(size)} numbers, but the first layer, {m}, takes items "
+            f"of {n}: channels and {n-1} sizes, without the batch. "
+            "If the model reshapes its input, pass tensors instead: `summarize(model, x)`")
+    if dtype is None and isinstance(m, nn.Embedding): dtype = torch.long
+    if dtype is None: dtype = first(p.dtype for p in model.parameters() if p.is_floating_point())
     return torch.zeros(1, *size, dtype=dtype)
 
 # %% ../nbs/04_summary.ipynb #36405e15
 def summarize(
     model:nn.Module, # Any model; a `torch.compile` or DataParallel wrapper is taken off
-    *inputs:object, # What the model is called with: tensors, or nests of them, with the batch as first dimension; or one tuple of integers, as `input_size`
+    *inputs:object, # What the model is called with: tensors or nests of them, the batch first; or an `input_size` alone
     input_size:tuple=None, # Instead of `inputs`: size of one item without the batch, such as (3,224,224)
-    dtype:torch.dtype=None, # Of the input made from `input_size`; default: integers for an embedding, else the parameters' type
+    dtype:torch.dtype=None, # Of the input made from `input_size`; default: int64 for an embedding, else that of weights
     bs:int=None, # Items in the batch, by which MACs are divided; default: size of the first tensor's first dimension
     depth:int|None=3, # Show modules down to this depth; None for all
     receptive_field:bool=False, # Add a column: pixels of the input that one activation of the output sees
     training:bool=False, # Add a column: MACs of forward and backward pass
-    custom_ops:dict=None, # MACs of operators: `{torch.ops.mylib.op: f}`, and `f` of the operator's arguments is their number
+    custom_ops:dict=None, # MACs of operators: `{torch.ops.mylib.op: f}`, with `f` of the operator's arguments
     **kwargs # Passed to the model
 ) -> ModelSummary: # `total_params`, `total_macs`, `rows`...; shown as a table
     "Layers, shapes, parameters and exact MACs of `model`, which is neither run nor touched"
     _check_model(model)
     _check_depth(depth)
     if len(inputs) == 1 and input_size is None and _is_size(inputs[0]): inputs,input_size = (),inputs[0]
-    if bool(inputs or kwargs) == (input_size is not None): raise ValueError("Pass either the inputs of the model or `input_size`, and not both")
+    if bool(inputs or kwargs) == (input_size is not None):
+        raise ValueError("Pass either the inputs of the model or `input_size`, and not both")
     if input_size is not None: inputs = (_from_size(model, input_size, dtype),)
     if bs is None: bs = first(t.shape[0] for t in tensors_in([inputs, kwargs]) if t.ndim)
     if bs is None: bs = 1
@@ -259,22 +283,26 @@ def summarize(
     return _summary(model, inputs, kwargs, bs, None, depth, receptive_field, training, custom_ops)
 
 # %% ../nbs/04_summary.ipynb #a52d326e
-_loading = '__iter__ one_batch create_batches chunkify do_item create_item do_batch create_batch retain get_idxs sample shuffle_fn'.split()
+_loading = ('__iter__ one_batch create_batches chunkify do_item create_item do_batch create_batch retain get_idxs '
+    'sample shuffle_fn').split()
 
 def _is_ordinary(dl):
     "Does `dl` collate single items in fastai's own way?"
     if not isinstance(dl, DataLoader) or not dl.indexed or not dl.bs or not dl.n: return False
     if any(getattr(type(dl), o) is not getattr(DataLoader, o) or o in vars(dl) for o in _loading): return False
-    return not dl.before_batch.fs if isinstance(dl.before_batch, Pipeline) else getattr(dl.before_batch, '__func__', None) is DataLoader.before_batch
+    before = dl.before_batch
+    if isinstance(before, Pipeline): return not before.fs
+    return getattr(before, '__func__', None) is DataLoader.before_batch
 
 def _few_items(dl):
     "A batch of one item of `dl`, or of two if its transforms may change their number"
     dl.before_iter()
     items = [dl.do_item(i) for i in [0, dl.n-1][:dl.n]]
     if any(shape_of(o) != shape_of(items[0]) for o in items): raise ValueError
-    if isinstance(dl.after_batch, Pipeline) and all(type(f).__module__.startswith('fastai') for f in dl.after_batch.fs): del items[1:]
+    after = dl.after_batch
+    if isinstance(after, Pipeline) and all(type(f).__module__.startswith('fastai') for f in after.fs): del items[1:]
     b = dl.do_batch(items)
-    b = dl.after_batch(b if dl.device is None else to_device(b, dl.device))
+    b = after(b if dl.device is None else to_device(b, dl.device))
     if not all(isinstance(t, Tensor) and t.ndim and len(t) == len(items) for t in tree_leaves(b)): raise ValueError
     return b
 
@@ -282,13 +310,20 @@ def _few_items(dl):
 def _widen(t, n):
     "A tensor on the meta device with the type and layout of `t`, for `n` items"
     t = t.detach().as_subclass(Tensor)
+    # an item after the other, each with the strides of this one: it may have its channels last
     return torch.empty_strided((n, *t.shape[1:]), (t[0].numel(), *t.stride()[1:]), dtype=t.dtype, device='meta')
+
+def _n_inp(dls, n):
+    "How many of the `n` parts of a training batch are inputs; fastai's own `n_inp` would read a batch for it"
+    dl = dls.train
+    told = vars(dls).get('n_inp'),getattr(getattr(dl, 'dataset', None), 'n_inp', None),getattr(dl, '_n_inp', None)
+    return first(told, bool) or max(n-1, 1)
 
 def _batch_shapes(dl, n_inp, twins):
     "Inputs of a batch of `dl`, made by `twins`; and if they are on the meta device a function that gives real ones"
     def _inputs(read):
         with twins.kept(): b = read(dl)
-        return tuple(b[:n_inp(b)]) if is_listy(b) else (b,)
+        return tuple(b[:n_inp(len(b))]) if is_listy(b) else (b,)
     if _is_ordinary(dl):
         with contextlib.suppress(Exception):
             return tree_map(lambda t: _widen(t, min(dl.bs, dl.n)), _inputs(_few_items)),lambda: _inputs(read_batch)
@@ -296,7 +331,8 @@ def _batch_shapes(dl, n_inp, twins):
 
 # %% ../nbs/04_summary.ipynb #89fab89f
 def _check_loader(dl):
-    if dl is None: raise ValueError("The learner has no training data: pass a batch, `learn.summary(xb)`, or use `summarize(learn.model, ...)`")
+    if dl is None: raise ValueError("The learner has no training data: pass a batch, `learn.summary(xb)`, "
+        "or use `summarize(learn.model, ...)`")
     try: n = len(dl)
     except TypeError: return
     bs = getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None)
@@ -309,7 +345,8 @@ def _footer(learn):
     "The lines below the table that fastai's summary has"
     res = [f'Optimizer: {_name(learn.opt_func)}', f'Loss function: {learn.loss_func}']
     if getattr(learn, 'opt', None) is not None:
-        res.append('Model unfrozen' if learn.opt.frozen_idx == 0 else f'Model frozen up to parameter group {learn.opt.frozen_idx}')
+        idx = learn.opt.frozen_idx
+        res.append(f'Model frozen up to parameter group {idx}' if idx else 'Model unfrozen')
     return res + ['Callbacks: ' + ', '.join(cb.name for cb in learn.cbs.sorted('order'))]
 
 # %% ../nbs/04_summary.ipynb #a39db248
@@ -321,18 +358,18 @@ def summary(self:Learner,
     depth:int|None=3, # Show modules down to this depth; None for all
     receptive_field:bool=False, # Add a column: pixels of the input that one activation of the output sees
     training:bool=False, # Add a column: MACs of forward and backward pass
-    custom_ops:dict=None # MACs of operators: `{torch.ops.mylib.op: f}`, and `f` of the operator's arguments is their number
+    custom_ops:dict=None # MACs of operators: `{torch.ops.mylib.op: f}`, with `f` of the operator's arguments
 ) -> ModelSummary: # Shown as a table in a notebook, as text elsewhere
-    "Layers, shapes, parameters and exact MACs of the model, with optimizer, loss function and callbacks; touches nothing"
+    "Layers, shapes, parameters, exact MACs of the model, with optimizer, loss function and callbacks; touches nothing"
     _check_model(self.model)
     _check_depth(depth)
     real = None
     if not xb:
         dls = getattr(self, 'dls', None)
         _check_loader(dl := getattr(dls, 'train', None))
-        def _n_inp(b): return ifnone(vars(dls).get('n_inp') or getattr(getattr(dl, 'dataset', None), 'n_inp', None) or getattr(dl, '_n_inp', None), 1 if len(b) == 1 else len(b)-1)
         twins = Twins(same=data_of(dl), shallow=(Learner,))
-        try: xb,real = _batch_shapes(twins.of(dl), _n_inp, twins)
-        except (AbsentError, TwinError) as e: raise ValueError(f"No batch can be had from a copy of the training DataLoader: {e}. "
-            "Pass one: `learn.summary(xb)`") from e
+        try: xb,real = _batch_shapes(twins.of(dl), partial(_n_inp, dls), twins)
+        except (AbsentError, TwinError) as e:
+            raise ValueError(f"No batch can be had from a copy of the training DataLoader: {e}. "
+                "Pass one: `learn.summary(xb)`") from e
     return _summary(self.model, xb, {}, find_bs(xb), real, depth, receptive_field, training, custom_ops, _footer(self))

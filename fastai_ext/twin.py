@@ -1,4 +1,4 @@
-"""Copies of models, callbacks and loaders that run in place of the originals and share nothing with them that a run could change
+"""Copies of models, callbacks and loaders that run in place of the originals, and share nothing that a run changes
 
 Docs: https://fastai-ext.github.io/fastai_ext/twin.html.md"""
 
@@ -83,21 +83,24 @@ def holds_state(
     f:types.FunctionType # A function
 ) -> bool: # If not it can be shared
     "Could `f` change variables of a function around it, or defaults of its own?"
-    return bool(f.__closure__) or not all(isinstance(o, _constants) for o in [*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()])
+    defaults = [*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()]
+    return bool(f.__closure__) or not all(isinstance(o, _constants) for o in defaults)
 
 # %% ../nbs/00a_twin.ipynb #e7cc7174
 class _AsIs:
     "What `o` is goes into the twin unchanged"
     def __init__(self, o): self.o = o
 
+_descriptors = (types.MethodWrapperType, types.WrapperDescriptorType, types.MethodDescriptorType,
+    types.ClassMethodDescriptorType, types.GetSetDescriptorType, types.MemberDescriptorType, property)
 # the same for everybody, or data that is only read
-_fixed = (type, types.ModuleType, types.MappingProxyType, types.CodeType, types.MethodWrapperType, types.WrapperDescriptorType,
-    types.MethodDescriptorType, types.ClassMethodDescriptorType, types.GetSetDescriptorType, types.MemberDescriptorType, property, torch.dtype,
-    *weakref.ProxyTypes, torch._ops.OperatorBase, torch._ops.OpOverloadPacket, torch._library.custom_ops.CustomOpDef, torch.jit.ScriptFunction, torch.fx.Graph,
-    pd.DataFrame, pd.Series, pd.Index, PIL.Image.Image)
+_fixed = (type, types.ModuleType, types.MappingProxyType, types.CodeType, *_descriptors, *weakref.ProxyTypes,
+    torch.dtype, torch._ops.OperatorBase, torch._ops.OpOverloadPacket, torch._library.custom_ops.CustomOpDef,
+    torch.jit.ScriptFunction, torch.fx.Graph, pd.DataFrame, pd.Series, pd.Index, PIL.Image.Image)
 
 # %% ../nbs/00a_twin.ipynb #e00911ae
 def _itself(o): return o
+# not by `__init__`, which wants arguments and may register itself somewhere
 def _new(cls): return object.__new__(cls)
 def _set_attrs(o, attrs): vars(o).update(attrs)
 
@@ -133,6 +136,7 @@ def _content(cell):
 # %% ../nbs/00a_twin.ipynb #362a2cfc
 def _reduce_function(f):
     contents = [_content(o) for o in f.__closure__ or ()]
+    # `f` as it is: a function to be called with `f` itself would be taken apart for ever
     state = f.__defaults__,f.__kwdefaults__,f.__qualname__,f.__module__,vars(f),contents
     return _new_function,(_AsIs(f), f.__closure__),state,None,None,_set_function
 
@@ -142,7 +146,8 @@ _cached = type(functools.lru_cache(noop))
 _locks = {type(f()): f for f in (threading.Lock, threading.RLock)}
 _taken_apart = {types.FunctionType: _reduce_function, types.CellType: lambda o: (types.CellType, ()),
     types.MethodType: lambda o: (types.MethodType, (o.__func__, o.__self__)),
-    types.BuiltinFunctionType: lambda o: (getattr, (o.__self__, o.__name__)), _cached: lambda o: (_new_cached, (o.__wrapped__, o.cache_parameters())),
+    types.BuiltinFunctionType: lambda o: (getattr, (o.__self__, o.__name__)),
+    _cached: lambda o: (_new_cached, (o.__wrapped__, o.cache_parameters())),
     weakref.ref: lambda o: (_itself, (_AsIs(o),)) if o() is None else (weakref.ref, (o(),)),
     RemovableHandle: lambda o: (RemovableHandle, (OrderedDict(),)), # the hook that it would remove is left out
     **{t: lambda o: (_locks[type(o)], ()) for t in _locks}}
@@ -165,6 +170,7 @@ class Twins(pickle.Pickler):
         self.reader.persistent_load = self.given.__getitem__
         self.rules = {OrderedDict: None, **dict.fromkeys((list,dict,tuple,set), Twins._many),
             types.FunctionType: Twins._function, types.BuiltinFunctionType: Twins._builtin, _AsIs: lambda self, o: o.o}
+        # with the object, since an id is another's as soon as its object has gone
         self.numbers = {id(o): (o, self._give(o)) for o in same}
 
     def of(self,
@@ -172,6 +178,7 @@ class Twins(pickle.Pickler):
     ) -> object: # Its twin; a TwinError if there can't be one
         "The twin of `o`"
         try:
+            # pickler and reader stay, so what they have met in one call is known in the next
             for f in (lambda: self.dump(o), self.reader.load):
                 self.file.seek(0)
                 res = f()
@@ -187,7 +194,8 @@ class Twins(pickle.Pickler):
     def kept(self):
         "Put back random states, those in common with the originals too, and leave no tensor without data in caches"
         own,others = self.around
-        olds = [(v, copy(v)) for v in own if type(v) in (dict,list,set,OrderedDict,defaultdict) and len(v) < 10*self.many]
+        containers = [v for v in own if type(v) in (dict,list,set,OrderedDict,defaultdict) and len(v) < 10*self.many]
+        olds = [(v, copy(v)) for v in containers]
         caches = [(v, v.cache_info().currsize) for v in [*own, *others] if isinstance(v, _cached)]
         try:
             with kept_rng(*_rngs_in(own)): yield
@@ -217,10 +225,16 @@ def _rule(self:Twins, t):
     self.types.add(t)
     if issubclass(t, self.shared): return lambda self, o: o
     if issubclass(t, Tensor): return lambda self, o: self.tensor(o)
-    if issubclass(t, np.ndarray): return lambda self, o: None if o.dtype == object else o if o.nbytes >= self.large else o.copy()
+    if issubclass(t, np.ndarray): return Twins._array
     if issubclass(t, torch.jit.ScriptModule): return lambda self, o: deepcopy(o)
     if issubclass(t, self.shallow): return lambda self, o: copy(o)
     if issubclass(t, _fixed) or t is object: return lambda self, o: o
+
+@patch
+def _array(self:Twins, o):
+    "An array of objects is taken apart, and a large one is data"
+    if o.dtype == object: return None
+    return o if o.nbytes >= self.large else o.copy()
 
 # %% ../nbs/00a_twin.ipynb #45114702
 @patch
@@ -234,7 +248,8 @@ def _builtin(self:Twins, f):
     return f if isinstance(getattr(f, '__self__', None), (type(None),types.ModuleType,type)) else None
 
 # %% ../nbs/00a_twin.ipynb #875f50d1
-def _is_datum(o): return isinstance(o, (str,int,float,bytes,Path,np.ndarray,PIL.Image.Image)) or (isinstance(o, tuple) and all(map(_is_datum, o)))
+_data = str,int,float,bytes,Path,np.ndarray,PIL.Image.Image
+def _is_datum(o): return isinstance(o, _data) or (isinstance(o, tuple) and all(map(_is_datum, o)))
 
 @patch
 def _many(self:Twins, o):
@@ -247,7 +262,7 @@ def _many(self:Twins, o):
 def reducer_override(self:Twins, o):
     "How `o` is taken apart and put together again"
     t = type(o)
-    self.met[id(o)] = o
+    self.met[id(o)] = o # by which a hook's owner is known to be part of the model
     if t in _taken_apart: return _taken_apart[t](o)
     if isinstance(o, nn.Module): return _reduce_module(o)
     if isinstance(o, (Transform,Callback)): return _new,(t,),dict(vars(o)),None,None,_set_attrs
@@ -290,27 +305,40 @@ def kept_rng(
 # %% ../nbs/00a_twin.ipynb #f723cc83
 _rngs = random.Random,np.random.Generator,np.random.RandomState,torch.Generator
 _installed = tuple(sysconfig.get_paths()[o] for o in ('purelib', 'platlib', 'stdlib'))
-def _is_installed(m): return (getattr(m, '__file__', None) or '').startswith(_installed) or m.__name__ in sys.builtin_module_names
 def _values(o): return [v for k,v in list(vars(o).items()) if not k.startswith('__')]
 
-# of no type in which generators are looked for
-_opaque = functools.lru_cache(None)(lambda t: issubclass(t, (str,int,float,type(None),Tensor,np.ndarray,nn.Module,Learner,pd.DataFrame,type,types.FunctionType,
-    types.BuiltinFunctionType)))
+def _is_installed(m):
+    "Is the module `m` of an installed package or of Python?"
+    return (getattr(m, '__file__', None) or '').startswith(_installed) or m.__name__ in sys.builtin_module_names
+
+def _inside(o):
+    "What is looked through for generators in `o`"
+    if isinstance(o, types.ModuleType): return [] if _is_installed(o) else _values(o)
+    if not isinstance(o, (list,tuple,dict)): return getattr(o, '__dict__', {}).values()
+    if len(o) >= Twins.many: return []
+    return o.values() if isinstance(o, dict) else o
+
+# %% ../nbs/00a_twin.ipynb #56880ae2
+_without_rngs = (str,int,float,type(None),Tensor,np.ndarray,nn.Module,Learner,pd.DataFrame,type,types.FunctionType,
+    types.BuiltinFunctionType)
+# remembered by type: thousands of objects are asked, of a few types
+_opaque = functools.lru_cache(None)(lambda t: issubclass(t, _without_rngs))
 
 def _rngs_in(values, most=20_000):
     "Random generators in `values` and in what these hold, models and data aside"
     todo,met = [o for o in values if not _opaque(type(o))],set()
+    # what is reachable may be everything in the process, so the search has an end
     while todo and len(met) < most:
         o = todo.pop()
         if id(o) in met or _opaque(type(o)): continue
         met.add(id(o))
         if isinstance(o, _rngs): yield o
-        elif isinstance(o, types.ModuleType): todo += [] if _is_installed(o) else _values(o)
-        elif isinstance(o, (list,tuple,dict)): todo += [] if len(o) >= Twins.many else o.values() if isinstance(o, dict) else o
-        elif hasattr(o, '__dict__'): todo += vars(o).values()
+        else: todo += _inside(o)
 
 # %% ../nbs/00a_twin.ipynb #41036f6a
-def _without_data(o): return any(isinstance(t, Tensor) and (t.is_meta or type(t).__name__ == 'FakeTensor') for t in tree_leaves(o))
+def _without_data(o):
+    "Is there a tensor without data in `o`?"
+    return any(isinstance(t, Tensor) and (t.is_meta or type(t).__name__ == 'FakeTensor') for t in tree_leaves(o))
 
 def _clean(o, old):
     "Take from the container `o` the tensors without data that its copy `old` has not"
@@ -320,18 +348,23 @@ def _clean(o, old):
             else: del o[k]
     else:
         kept = set(map(id, old))
-        gone = [v for v in o if id(v) not in kept and _without_data(v)]
-        if gone: o.difference_update(gone) if isinstance(o, set) else o.__setitem__(slice(None), [v for v in o if id(v) not in set(map(id, gone))])
+        # by identity: `==` of tensors is a tensor
+        gone = {id(v): v for v in o if id(v) not in kept and _without_data(v)}
+        if gone and isinstance(o, set): o.difference_update(gone.values())
+        elif gone: o[:] = [v for v in o if id(v) not in gone]
 
 # %% ../nbs/00a_twin.ipynb #09a89be8
 @patch(as_prop=True)
 def around(self:Twins):
     "The values of variables of the classes and modules that were met: of one's own, and of installed packages"
     classes = {c for t in self.types for c in t.__mro__}
-    modules = {n: sys.modules.get(n) for n in self.modules | {c.__module__ for c in classes}}
-    own = {n for n,m in modules.items() if m and not _is_installed(m)}
-    other = [m for n,m in modules.items() if m and n not in own and not n.startswith(('torch.', 'fastai.', 'fastcore.')) and '.' in n]
-    return [v for o in [*(modules[n] for n in own), *(c for c in classes if c.__module__ in own)] for v in _values(o)],[v for m in other for v in _values(m)]
+    names = self.modules | {c.__module__ for c in classes}
+    modules = {n: m for n in names if (m := sys.modules.get(n))}
+    own = {n: m for n,m in modules.items() if not _is_installed(m)}
+    skip = 'torch.','fastai.','fastcore.'
+    others = [m for n,m in modules.items() if n not in own and '.' in n and not n.startswith(skip)]
+    mine = [*own.values(), *(c for c in classes if c.__module__ in own)]
+    return tuple([v for o in os for v in _values(o)] for os in (mine, others))
 
 # %% ../nbs/00a_twin.ipynb #a17be8e8
 @patch
@@ -340,7 +373,9 @@ def rngs(self:Twins)->list: # Of Python's, NumPy's and PyTorch's
     return list(_rngs_in(self.around[0]))
 
 # %% ../nbs/00a_twin.ipynb #7ed631f6
-def _is_collection(o): return hasattr(o, '__dict__') and hasattr(type(o), '__getitem__') and not isinstance(o, (Pipeline,nn.Module,type))
+def _is_collection(o):
+    "May `o` hold the items of a data set?"
+    return hasattr(o, '__dict__') and hasattr(type(o), '__getitem__') and not isinstance(o, (Pipeline,nn.Module,type))
 
 def data_of(
     *dls:object # fastai's or PyTorch's loaders
@@ -362,10 +397,13 @@ def read_batch(
 ) -> object: # As the loader gives it
     "A batch of `dl`, without starting a worker"
     if hasattr(dl, 'one_batch'): return dl.one_batch()
-    if not isinstance(dl, torch.utils.data.DataLoader) or type(dl).__iter__ is not torch.utils.data.DataLoader.__iter__: return first(dl)
+    TorchDL = torch.utils.data.DataLoader
+    # with an `__iter__` of its own a loader may do anything, so it is iterated over
+    if not isinstance(dl, TorchDL) or type(dl).__iter__ is not TorchDL.__iter__: return first(dl)
     if isinstance(dl.dataset, torch.utils.data.IterableDataset):
         items = itertools.islice(dl.dataset, dl.batch_size or 1)
         return dl.collate_fn(list(items) if dl.batch_size else next(items))
     if not dl.batch_sampler: return dl.collate_fn(dl.dataset[first(dl.sampler)])
     idxs = first(dl.batch_sampler)
-    return dl.collate_fn(dl.dataset.__getitems__(idxs) if hasattr(dl.dataset, '__getitems__') else [dl.dataset[i] for i in idxs])
+    many = getattr(dl.dataset, '__getitems__', None)
+    return dl.collate_fn(many(idxs) if many else [dl.dataset[i] for i in idxs])

@@ -1,12 +1,15 @@
 "The notebooks run, and what is made from them is in step with them"
 from pathlib import Path
-import filecmp, json, pytest, re, shutil, subprocess, sys
+import ast, filecmp, json, pytest, re, shutil, subprocess, sys
 
 root = Path(__file__).parents[1]
 notebooks = sorted((root/'nbs').rglob('[!_.]*.ipynb'))
 
+def code_cells(nb): return [c for c in json.loads(nb.read_text())['cells'] if c['cell_type'] == 'code']
+
 def command(*args, cwd=root):
-    res = subprocess.run([str(Path(sys.executable).with_name(args[0])), *map(str, args[1:])], cwd=cwd, capture_output=True, text=True)
+    args = [str(Path(sys.executable).with_name(args[0])), *map(str, args[1:])]
+    res = subprocess.run(args, cwd=cwd, capture_output=True, text=True)
     assert res.returncode == 0, res.stdout + res.stderr
     return res.stdout
 
@@ -15,7 +18,8 @@ def command(*args, cwd=root):
 def test_notebook_runs(nb): command('python', root/'.ci'/'nbs.py', 'test', nb)
 
 def test_export_cleaning_and_readme_are_in_step(tmp_path):
-    for o in ('nbs', 'fastai_ext', '.ci', 'benchmarks'): shutil.copytree(root/o, tmp_path/o, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+    skip = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints')
+    for o in ('nbs', 'fastai_ext', '.ci', 'benchmarks'): shutil.copytree(root/o, tmp_path/o, ignore=skip)
     for o in ('pyproject.toml', 'README.md'): shutil.copy(root/o, tmp_path/o)
     # a module whose cells went away has to go as well
     for o in (tmp_path/'fastai_ext').glob('*.py'):
@@ -32,10 +36,36 @@ def test_export_cleaning_and_readme_are_in_step(tmp_path):
 @pytest.mark.parametrize('nb', notebooks, ids=lambda o: o.stem)
 def test_saved_outputs_are_fit_to_be_read(nb):
     "Run, without errors, warnings or paths of the machine that they were run on"
-    cells = [c for c in json.loads(nb.read_text())['cells'] if c['cell_type'] == 'code']
-    outputs = [o for c in cells for o in c['outputs']]
+    outputs = [o for c in code_cells(nb) for o in c['outputs']]
     assert not [o for o in outputs if o['output_type'] == 'error' or o.get('name') == 'stderr']
-    text = json.dumps([{k: v for k,v in o.items() if k != 'metadata'} for o in outputs if 'image/png' not in o.get('data', {})])
+    shown = [o for o in outputs if 'image/png' not in o.get('data', {})]
+    text = json.dumps([{k: v for k,v in o.items() if k != 'metadata'} for o in shown])
     assert not re.search(r'site-packages|/(home|root|tmp|work)/', text)
 
 def test_style(): assert 'found 0 potential' in command('chkstyle')
+
+def exported_runs(sources):
+    "How many exported cells stand in a row without an example; a cell of imports and a hidden one are neither"
+    runs = [0]
+    for o in sources:
+        if o.startswith('#| hide'): continue
+        if not o.startswith('#| export'): runs.append(0)
+        elif not all(isinstance(n, (ast.Import,ast.ImportFrom)) for n in ast.parse(o).body): runs[-1] += 1
+    return runs
+
+def test_exported_runs():
+    f,imports,hidden,example = '#| export\ndef f(): pass','#| export\nimport os','#| hide\n1','f()'
+    assert exported_runs([imports, f, hidden, '#| exporti\nx = 1', example, f, imports, f, f]) == [2,3]
+
+@pytest.mark.parametrize('nb', notebooks, ids=lambda o: o.stem)
+def test_examples_stand_between_exported_cells(nb):
+    runs = exported_runs(''.join(c['source']) for c in code_cells(nb))
+    assert max(runs) <= 4
+
+def test_lines_have_120_columns():
+    "In modules, tests, benchmarks, scripts and the code of notebooks, but for what nbdev writes itself"
+    files = [p for o in ('fastai_ext', 'tests', 'benchmarks', '.ci') for p in (root/o).glob('*.py')]
+    texts = {p: p.read_text() for p in files if p.name != '_modidx.py'}
+    texts |= {p: '\n'.join(''.join(c['source']) for c in code_cells(p)) for p in notebooks}
+    def _long(text): return sum(len(o) > 120 and not o.startswith('__all__') for o in text.splitlines())
+    assert {str(p.relative_to(root)): n for p,text in texts.items() if (n := _long(text))} == {}
