@@ -50,7 +50,7 @@ print(json.dumps(sorted({o.split('.')[0] for o in set(sys.modules)-before} - set
 # Which modules a module may import; each only those above it, so there is no circle
 uses = dict(twin='', core='twin', averaging='core', data='core', layers='core', models='core layers', operators='', macs='twin core operators',
     receptive='operators macs', summary='twin core operators macs receptive', augment='core', erase='augment', callbacks='twin core augment', record='callbacks',
-    sched='', schedule='sched', anneal='schedule', tta='averaging core', members='averaging core', ensemble='averaging core members', all=None, settings='models',
+    sched='', schedule='callbacks sched', anneal='schedule', tta='averaging core', members='averaging core', ensemble='averaging core members', all=None, settings='models',
     fashion='all settings', cli='settings fashion', __main__='cli')
 
 def test_modules_import_what_the_table_allows():

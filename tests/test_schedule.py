@@ -1,5 +1,6 @@
 "Torch schedulers on fastai optimizers, beside plain torch loops; what they leave, and how they go on"
-import inspect, pytest, warnings
+import inspect, pytest, sys, types, warnings
+from numbers import Number
 from fastai.callback.fp16 import *
 from fastai.vision.all import *
 from fastai_ext.core import undisturbed
@@ -389,6 +390,7 @@ def test_fetched_predictions():
 # What is left behind
 
 def all_hypers(learn): return [dict(h) for h in learn.opt.hypers]
+def has_place(opt_state): return "'schedule'" in str(opt_state)
 
 class Fail(Callback):
     def __init__(self, exc, at=9): self.exc,self.at = exc,at
@@ -407,7 +409,7 @@ def test_hypers_are_restored(opt, exc):
     else:
         with pytest.raises(type(exc)): quiet(learn, 3, *cbs, lr=np.array(lrs3))
     new = all_hypers(learn)
-    if exc: assert new[0].pop('schedule')
+    assert has_place(learn.opt.state_dict()) == bool(exc)
     assert new == [{**h, 'lr':lr} for h,lr in zip(old, lrs3)]
     assert len(learn.recorder.hps['lr']) in (n_steps,8)
     quiet(learn, 1)
@@ -421,7 +423,7 @@ def test_interrupt_with_the_callback_attached():
     r = rates(learn, 3)
     close(r.lrs(), loop('Adam', 1, partial(S.OneCycleLR, max_lr=.1, total_steps=18), [1])[0])
     h = learn.opt.hypers[0]
-    assert h['mom'] == .9 and h['lr'] == 1e-3 and 'schedule' not in h
+    assert h['mom'] == .9 and h['lr'] == 1e-3 and not has_place(learn.opt.state_dict())
     learn.remove_cb(cb)
     assert cb.learn is None
 
@@ -442,12 +444,11 @@ def test_interrupt_gives_back_at_once(opt, event, tmp_path):
     old = all_hypers(learn)
     with pytest.raises(KeyboardInterrupt): quiet(learn, 3, Interrupt(event), lr=np.array(lrs3))
     want = [{**h, 'lr':lr} for h,lr in zip(old, lrs3)]
-    def hypers(o): return [{k:v for k,v in h.items() if k != 'schedule'} for h in o.opt.hypers]
-    assert hypers(learn) == want and 'remove_cbs' not in vars(learn)
+    assert all_hypers(learn) == want and 'remove_cbs' not in vars(learn)
     learn.save('x')
-    assert hypers(learner(3, opt, path=tmp_path).load('x')) == want
+    assert all_hypers(learner(3, opt, path=tmp_path).load('x')) == want
     learn.validate()
-    assert hypers(learn) == want
+    assert all_hypers(learn) == want
 
 @pytest.mark.parametrize('make', [lambda: BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), lambda: EpochScheduler(partial(S.StepLR, step_size=1))])
 def test_a_fit_after_an_interrupted_lr_find(make):
@@ -491,7 +492,8 @@ def test_scheduler_leaves_the_torch_optimizer_alone():
     "No notes of the scheduler in the wrapped optimizer, and its `step` is its own"
     learn = learner(opt='AdamW')
     quiet(learn, 2, BatchScheduler(partial(S.OneCycleLR, max_lr=.1)))
-    assert not {'initial_lr','max_lr','min_lr','schedule'} & learn.opt.opt.param_groups[0].keys()
+    assert not {'initial_lr','max_lr','min_lr'} & learn.opt.opt.param_groups[0].keys()
+    assert not has_place(learn.opt.state_dict())
     assert 'step' not in vars(learn.opt.opt)
 
 def test_export_and_pickle(tmp_path):
@@ -525,6 +527,65 @@ def test_export_and_pickle(tmp_path):
         with o.no_bar(): test_close(o.get_preds(dl=learn.dls.valid)[0], preds, 1e-6)
         assert 'remove_cbs' not in vars(o) and o.batch_scheduler.stand_in is None
     assert learn.opt.hypers[0]['lr'] == 1e-3
+
+def leave_early(learn):
+    if learn.epoch==2: learn.remove_cbs([])
+
+class KeepFirst(SaveModelCallback):
+    "Takes the first epoch for the best"
+    def __init__(self): super().__init__(comp=lambda *_: self.epoch==0, with_opt=True)
+
+@pytest.mark.parametrize('cbs', [[], [Peek(leave_early)]])
+@pytest.mark.parametrize('opt', ['Adam','AdamW'])
+def test_the_best_epoch_is_loaded_with_the_optimizer(opt, cbs, tmp_path):
+    "`SaveModelCallback` loads it when the fit ends: the hyper-parameters are the fit's own, and nothing is left to go on with"
+    learn = learner(3, opt, path=tmp_path)
+    learn.create_opt()
+    old = all_hypers(learn)
+    for sched in (BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), EpochScheduler(partial(S.ExponentialLR, gamma=.5))):
+        quiet(learn, 3, sched, KeepFirst(), *cbs, lr=np.array(lrs3))
+        assert has_place(torch.load(tmp_path/'models/model.pth', weights_only=False)['opt'])
+        assert all_hypers(learn) == [{**h, 'lr':lr} for h,lr in zip(old, lrs3)]
+        assert not has_place(learn.opt.state_dict()) and 'remove_cbs' not in vars(learn)
+
+def test_a_fit_that_was_cancelled_goes_on_from_its_best_epoch(tmp_path):
+    "Whose place comes back with its weights: one step was skipped until then"
+    class Stop(Callback):
+        order = 80
+        def after_epoch(self):
+            if self.epoch==3: raise CancelFitException
+    def sched(): return BatchScheduler(partial(S.OneCycleLR, max_lr=.1))
+    learn = learner(path=tmp_path)
+    quiet(learn, 5, CpuScaler([1]), sched(), KeepFirst(), Stop(), lr=.1)
+    want = rates(learner(), 5, CpuScaler([1]), sched(), lr=.1).lrs()
+    close(rates(learn, 5, CpuScaler([]), sched(), lr=.1, start_epoch=1).lrs(), want[n_batches:])
+
+@pytest.mark.parametrize('opt', ['Adam','AdamW'])
+def test_hypers_that_others_log(opt):
+    "In a fit they are numbers, but for what torch has beside them: loggers go through all, in training and validation"
+    learn = learner(3, opt)
+    learn.create_opt()
+    old,seen = [(set(h), {k for k,v in h.items() if isinstance(v, Number)}) for h in learn.opt.hypers],[]
+    def log(self):
+        for h,(ks,numbers) in zip(self.opt.hypers, old): seen.append(all(isinstance(h[k], Number) for k in h if k not in ks-numbers))
+    quiet(learn, 3, BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), Callback(after_batch=log))
+    assert len(seen) == 2*n_steps*3 and all(seen)
+
+def test_tensorboard(monkeypatch, tmp_path):
+    "fastai's callback writes every hyper-parameter as a number"
+    class Writer:
+        def __init__(self, **kwargs): self.got = {}
+        def add_scalar(self, name, v, step): self.got.setdefault(name, []).append(float(v))
+        def close(self): pass
+    monkeypatch.setitem(sys.modules, 'tensorboard', types.ModuleType('tensorboard'))
+    stub = types.ModuleType('torch.utils.tensorboard')
+    stub.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', stub)
+    monkeypatch.delitem(sys.modules, 'fastai.callback.tensorboard', raising=False)
+    from fastai.callback.tensorboard import TensorBoardCallback
+    learn,cb = learner(),TensorBoardCallback(trace_model=False, log_preds=False)
+    quiet(learn, 3, BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), cb)
+    assert len(cb.writer.got['lr_0']) == 2*n_steps and len(set(cb.writer.got['lr_0'])) == n_steps
 
 # Going on
 
@@ -576,7 +637,7 @@ def test_resumed_after_a_cancelled_fit(tmp_path):
         quiet(new, 4, cls(make), lr=.1, start_epoch=2)
         np.testing.assert_allclose(new.recorder.lrs, whole.recorder.lrs[2*n_batches:], rtol=1e-12)
         quiet(new, 1, cls(make), lr=.2)
-        assert new.recorder.lrs[0] == .2 and 'schedule' not in new.opt.hypers[0]
+        assert new.recorder.lrs[0] == .2 and not has_place(new.opt.state_dict())
 
 def stopped(path, cbs, *others, n=4, at=1, **kwargs):
     "A new learner with the checkpoint of a fit of `n` epochs that was cancelled after epoch `at`, and the rates that it would have had"
@@ -595,7 +656,7 @@ def test_two_schedulers_resumed(tmp_path):
     def cbs(): return BatchScheduler(partial(S.LinearLR, start_factor=.1, total_iters=20)),EpochScheduler(partial(S.ConstantLR, factor=.3, total_iters=3))
     new,want = stopped(tmp_path, cbs, lr=.1)
     close(rates(new, 4, *cbs(), lr=.1, start_epoch=2).lrs(), want)
-    assert new.opt.hypers[0]['lr'] == .1 and 'schedule' not in new.opt.hypers[0]
+    assert new.opt.hypers[0]['lr'] == .1 and not has_place(new.opt.state_dict())
 
 def test_resumed_by_the_schedulers_own_state(tmp_path):
     "Not by making all steps again: only the one that was due is made before the first batch"
@@ -651,7 +712,7 @@ def test_a_stale_place_is_not_taken(opt):
     with pytest.raises(ValueError, match='start_epoch'): quiet(learn, 4, EpochScheduler(S.ReduceLROnPlateau), start_epoch=1)
     learn = interrupted()
     with pytest.raises(KeyboardInterrupt): quiet(learn, 4, decay(), Fail(KeyboardInterrupt(), at=2))
-    assert 'schedule' not in learn.opt.hypers[0]
+    assert not has_place(learn.opt.state_dict())
 
 def test_resumed_with_tensor_rates(tmp_path):
     def opt(params, lr): return OptimWrapper(params, opt=torch.optim.AdamW, lr=tensor(lr))
@@ -674,6 +735,15 @@ def test_a_checkpoint_of_the_middle_begins_another_fit(opt, tmp_path):
     assert new.opt.hypers[0]['mom'] != .9
     quiet(new, 1, BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), lr=.2)
     assert all_hypers(new) == [{**h, 'lr':.2} for h in all_hypers(learn)]
+
+def test_a_checkpoint_with_the_place_among_the_hypers():
+    "As an earlier version had it: it is taken out, and the skipped epochs are counted"
+    learn = learner(3)
+    learn.create_opt()
+    learn.opt.hypers[0]['schedule'] = dict(n_done=1)
+    r = rates(learn, 3, BatchScheduler(partial(S.ExponentialLR, gamma=.9)), lr=.1, start_epoch=1)
+    close(r.lrs()[:,0], [.1*.9**i for i in range(n_batches, n_steps)])
+    assert not has_place(learn.opt.state_dict())
 
 # The metric
 
