@@ -133,7 +133,8 @@ class _TorchScheduler(FitCallback):
         if self.active:
             self.stand_in = self.scheduler = None
             self._restore(self.learn)
-            self._watch(self.learn) # `SaveModelCallback` may now load what the optimizer was in an epoch
+            # once more, since `SaveModelCallback` may load meanwhile what the optimizer was in an epoch
+            self.learn.remove_cbs = partial(self._leave, self.learn)
         super().after_fit()
 
 # %% ../nbs/07_schedule.ipynb #6ac63a75
@@ -141,20 +142,15 @@ class _TorchScheduler(FitCallback):
 def _catch_up(self:_TorchScheduler):
     "Take the scheduler as far as it is due, and the optimizer with it"
     if not self.active: return
-    opt = self.opt
+    opt,learn = self.opt,self.learn
     is_set = _before+'lr' in _groups(opt)[0]
     if is_set and self.done == self.due: return
     old = opt.hypers
     if is_set: self.stand_in.write(old) # others may have changed it as well
-    else: self._watch(self.learn)
+    else: learn.remove_cbs = partial(self._leave, learn)
     for i in range(self.done, self.due): self.scheduler.step(*self.seen[i:i+1])
     self.done = self.due
     self.stand_in.push(opt, old)
-
-@patch
-def _watch(self:_TorchScheduler, learn):
-    "Have `learn.remove_cbs` give the hyper-parameters back first, once"
-    learn.remove_cbs = partial(self._leave, learn)
 
 @patch
 def _leave(self:_TorchScheduler, learn, cbs):
