@@ -108,7 +108,7 @@ class _TorchScheduler(FitCallback):
     def _end_epoch(self): pass
 
     @property
-    def active(self)->bool: # An interrupted fit leaves its scheduler; what `learn.tta` calls within a fit changes nothing
+    def active(self)->bool: # Not of an earlier fit, which an interrupt has left behind
         "Is there a scheduler of this fit?"
         return self.scheduler is not None and not self.new_fit
 

@@ -7,6 +7,7 @@ from fastai_ext.core import undisturbed
 from fastai_ext.ensemble import EnsembleModel, ensemble, ensemble_preds, ensemble_report, fit_ensemble, model_soup
 from fastai_ext.augment import RandFlip
 from fastai_ext.erase import RandErase
+from fastai_ext.members import member_preds
 from fastai_ext.tta import FlipTTA
 
 def image(i): return torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(i))
@@ -72,8 +73,11 @@ def test_all_that_a_learner_does(learns, tmp_path):
     assert torch.allclose(Interpretation.from_learner(ens).losses, ens.get_preds(with_loss=True)[2])
     want = torch.stack([o.tta_flip()[0] for o in learns]).mean(0)
     assert torch.allclose(ens.tta_flip()[0], want, atol=1e-6)
-    assert torch.allclose(ensemble_preds(learns, tta=FlipTTA('h'))[0], want, atol=1e-6)
-    with pytest.raises(TypeError, match='FlipTTA'): ensemble_preds(learns, tta='h')
+    assert torch.allclose(ensemble_preds(learns, cbs=FlipTTA('h'))[0], want, atol=1e-6)
+    for f in (ensemble_preds, member_preds, ensemble_report):
+        with pytest.raises(TypeError, match="'h', which is no callback, as FlipTTA"): f(learns, cbs=[FlipTTA,'h'])
+    one,two = (ensemble_report(learns, cbs=o).to_df() for o in (FlipTTA, [FlipTTA('h'), Callback()]))
+    assert one.equals(two) and not one.equals(ensemble_report(learns).to_df())
     with ens.no_logging(): ens.fit(1)
     assert isinstance(ens.model, EnsembleModel) and ens.model.members[0] is learns[0].model
 
@@ -98,7 +102,7 @@ def test_weights_are_put_back(learns, tmp_path, with_opt):
     ref = alike(1, learns[0].dls, tmp_path)[0]
     before,ids = {k: v.clone() for k,v in ref.model.state_dict().items()},[id(p) for p in ref.model.parameters()]
     assert torch.equal(ensemble_preds(files, learn=ref)[0], ensemble_preds(same)[0])
-    with contextlib.suppress(KeyboardInterrupt): ensemble_preds(files, learn=ref, tta=Interrupt())
+    with contextlib.suppress(KeyboardInterrupt): ensemble_preds(files, learn=ref, cbs=Interrupt())
     assert all(torch.equal(v, before[k]) for k,v in ref.model.state_dict().items()) and [id(p) for p in ref.model.parameters()] == ids
     assert not L(ref.cbs).filter(risinstance(Interrupt))
 
@@ -111,7 +115,7 @@ def test_interrupted_predictions_leave_the_members(learns):
     learns[0].model.train()
     losses,cbs = list(learns[0].recorder.losses),list(learns[0].cbs)
     rng = torch.get_rng_state()
-    with pytest.raises(KeyboardInterrupt): ensemble_preds(learns, tta=Interrupt())
+    with pytest.raises(KeyboardInterrupt): ensemble_preds(learns, cbs=Interrupt())
     assert learns[0].model.training and learns[0].recorder.losses == losses and list(learns[0].cbs) == cbs
     assert torch.equal(torch.get_rng_state(), rng)
 

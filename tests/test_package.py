@@ -24,8 +24,10 @@ from fastai_ext import all as ours
 def public(m): return {k: v for k,v in vars(m).items() if not k.startswith('_')}
 lacking = [k for k,v in public(vision).items() if getattr(ours, k, None) is not v]
 other = [k for m in (text, tabular, collab) for k,v in public(ours).items() if v is not getattr(m, k, v)]
-print(json.dumps([lacking, other, [k for k,v in vars(Learner).items() if k in before and before[k] is not v]]))'''
-    assert json.loads(run_py(code).splitlines()[-1]) == [[], [], ['summary']]
+replaced = [k for k,v in vars(Learner).items() if k in before and before[k] is not v]
+print(json.dumps([lacking, other, replaced, sorted(vars(Learner).keys()-before), Learner._orig_summary is before['summary']]))'''
+    added = ['_orig_summary', 'show_train_batch', 'tta_flip', 'tta_report']
+    assert json.loads(run_py(code).splitlines()[-1]) == [[], [], ['summary'], added, True]
 
 def test_all_brings_every_public_name():
     code = '''
