@@ -150,8 +150,8 @@ class FlipTTA(Callback):
         act:Callable|None=None # Activation that makes predictions; None: the loss function's
     ):
         if avg not in ('probs','logits'): raise ValueError(f"avg={avg!r} is neither 'probs' nor 'logits'")
-        if output not in (None,'label','map','points'):
-            raise ValueError(f"output={output!r} is not 'label', 'map', 'points', nor None (the target's type says)")
+        if output not in (None,'label','map','points'): raise ValueError(
+            f"output={output!r} is none of 'label', 'map', 'points' (or None, to let the target's type say)")
         self.views,self.square = tta_views(views),isinstance(views, str) and views == 'd4'
         self.avg,self.output,self.act = avg,output,act
 
