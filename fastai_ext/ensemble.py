@@ -24,8 +24,8 @@ def _check_stack(models):
     "Raise a ValueError unless `models` can run as one call"
     def _arch(m): return str(m), [(k, v.shape, v.dtype) for k,v in m.state_dict().items()]
     for i,m in enumerate(models):
-        if _arch(m) != _arch(models[0]): raise ValueError(f"member {i} has another architecture than member 0, so they can't run as one call: "
-            "pass `stack=False`")
+        if _arch(m) != _arch(models[0]): raise ValueError(f"member {i} has another architecture than member 0, so they "
+            "can't run as one call: pass `stack=False`")
 
 def _stacked(models, xb):
     "The outputs of `models`, all in eval mode, by one call: (member, item, ...)"
@@ -40,7 +40,8 @@ class EnsembleModel(Module):
         link:tuple=('none',None), # What `output_link` says of the activation; the default averages raw outputs
         stack:bool=False # Run the members, of one architecture, as one batched call in eval mode?
     ):
-        self.members,self.weights,self.link,self.stack = nn.ModuleList(members),member_weights(weights, len(members)),link,stack
+        self.members,self.weights = nn.ModuleList(members),member_weights(weights, len(members))
+        self.link,self.stack = link,stack
         if stack: _check_stack(members)
     def forward(self, *xb):
         models,weights = zip(*[(m,w) for m,w in zip(self.members, self.weights) if w])
@@ -59,7 +60,8 @@ class EnsembleModel(Module):
 def _acting_cbs(learn):
     "The callbacks of `learn`, fastai's default ones aside, that may change its predictions"
     usual = tuple(o if isinstance(o, type) else type(o) for o in defaults.callbacks)
-    return [o for o in learn.cbs if o.run_valid and not isinstance(o, usual) and any(hasattr(o, e) for e in ('before_batch','after_pred'))]
+    def _acts(o): return o.run_valid and (hasattr(o, 'before_batch') or hasattr(o, 'after_pred'))
+    return [o for o in learn.cbs if _acts(o) and not isinstance(o, usual)]
 
 def _act_alike(a, b):
     "Do the callbacks of two learners do the same to predictions?"
@@ -69,8 +71,8 @@ def _act_alike(a, b):
 # %% ../nbs/09_ensemble.ipynb #bacb6924
 def _new_learner(a, model):
     "A Learner for `model` with what else `a` has that matters for predictions"
-    cbs = [copy(o) for o in _acting_cbs(a)]
-    res = Learner(a.dls, model, loss_func=a.loss_func, metrics=[copy(o) for o in a.metrics], path=a.path, model_dir=a.model_dir, cbs=cbs)
+    cbs,metrics = ([copy(o) for o in os] for os in (_acting_cbs(a), a.metrics))
+    res = Learner(a.dls, model, a.loss_func, metrics=metrics, path=a.path, model_dir=a.model_dir, cbs=cbs)
     res.__class__ = type(a) # a learner for tables or text predicts single items in its own way
     return res
 
@@ -78,15 +80,16 @@ def ensemble(
     learns:Sequence, # Trained learners; their architectures may differ
     weights:Sequence|None=None, # A weight a member; None: all the same
     avg:str='probs', # Average the predictions ('probs') or the raw outputs ('logits')
-    stack:bool=False # Predict with members of one architecture by one batched call? It depends on model and machine if that is faster
+    stack:bool=False # Predict with members of one architecture by one batched call? It may be faster, or slower
 ) -> Learner: # With the first member's data, loss function, metrics and folder
     "A Learner whose model averages those of `learns`"
     learns = as_members(learns, avg)
     check_learners(learns)
     for i,o in enumerate(learns):
         if o.dls is not learns[0].dls and not provably_same(preparation(o.dls.valid), preparation(learns[0].dls.valid)):
-            raise ValueError(f"member {i} prepares its inputs by other transforms than member 0, or by such as can't be told to be the same, and a "
-                "Learner has one set of them: use `ensemble_preds`, which gives each member its own, or make the learners with the same `dls`")
+            raise ValueError(f"member {i} prepares its inputs by other transforms than member 0, or by such as can't "
+                "be told to be the same, and a Learner has one set of them: use `ensemble_preds`, which gives each "
+                "member its own, or make the learners with the same `dls`")
         if not _act_alike(o, learns[0]): raise ValueError(f"member {i} predicts with other callbacks than member 0: "
             f"{_acting_cbs(o)}, not {_acting_cbs(learns[0])}. Give all the same, or use `ensemble_preds`")
     model = EnsembleModel([o.model for o in learns], weights, member_link(learns[0], avg), stack)
@@ -96,10 +99,10 @@ def ensemble(
 def ensemble_preds(
     learns:Sequence, # Learners, paths of exported learners (.pkl) or of saved weights (.pth), mixed at will
     ds_idx:int=1, # `DataLoader` to predict if `dl` is None. 0: train. 1: valid
-    dl:DataLoader|pd.DataFrame|None=None, # `DataLoader` to predict, for all members; its labels are not needed. Or a table
+    dl:DataLoader|pd.DataFrame|None=None, # `DataLoader` to predict, for all members, labelled or not. Or a table
     weights:Sequence|None=None, # A weight a member; None: all the same
     avg:str='probs', # Average the predictions ('probs') or the raw outputs ('logits')
-    tta:Callback|None=None, # Test-time augmentation for each member, such as `FlipTTA('hv')`
+    cbs:Callback|Sequence|None=None, # Callbacks for each member's predictions, such as `FlipTTA('hv')`
     learn:Learner|None=None, # For files of weights: a Learner of their architecture; its own weights are put back
     cpu:bool=True # Load exported learners on the CPU, as `load_learner` does?
 ) -> tuple: # Predictions and targets, as `get_preds` returns them
@@ -109,7 +112,7 @@ def ensemble_preds(
     # a member without weight may predict anything, also what is no number
     members,weights = [o for o,w in zip(members, weights) if w],[w for w in weights if w]
     res = None
-    for w,(p,t) in zip(weights, member_preds(members, ds_idx, dl, tta, learn, cpu, act)):
+    for w,(p,t) in zip(weights, member_preds(members, ds_idx, dl, cbs, learn, cpu, act)):
         if res is None: res,targs,dtype = torch.zeros_like(p, dtype=torch.float64),t,p.dtype
         res += p.double()*w
     if avg == 'logits':
@@ -123,15 +126,19 @@ def _is_simple(o): return all(isinstance(v, _simple) for v in leaves_of(o))
 
 def _told(f):
     "What can be told of what the function `f` does: simple values by name, its constants, and what it calls"
-    if isinstance(f, partial): return {**_told(f.func), **{f'argument {i}': o for i,o in enumerate(f.args) if _is_simple(o)},
-        **{k: v for k,v in f.keywords.items() if _is_simple(v)}}
+    def _simple_of(d): return {k: v for k,v in d.items() if _is_simple(v)}
+    if isinstance(f, partial):
+        args = {f'argument {i}': o for i,o in enumerate(f.args)}
+        return _told(f.func) | _simple_of(args | f.keywords)
     code = getattr(f, '__code__', None)
     if code is None: return {'name': getattr(f, '__qualname__', type(f).__name__)}
     outside = {k: f.__globals__[k] for k in code.co_names if k in f.__globals__}
-    with contextlib.suppress(ValueError): outside.update(zip(code.co_freevars, (c.cell_contents for c in f.__closure__ or ())))
+    cells = zip(code.co_freevars, f.__closure__ or ())
+    # a variable may have no value yet
+    with contextlib.suppress(ValueError): outside.update((k, c.cell_contents) for k,c in cells)
     defaults = {f'default {i}': o for i,o in enumerate(f.__defaults__ or ())}
-    named = {k: v for k,v in {**outside, **defaults, **(f.__kwdefaults__ or {})}.items() if _is_simple(v)}
-    return {**named, 'constants': [o for o in code.co_consts if _is_simple(o)], 'names': list(code.co_names)}
+    told = dict(constants=[o for o in code.co_consts if _is_simple(o)], names=list(code.co_names))
+    return _simple_of(outside | defaults | (f.__kwdefaults__ or {})) | told
 
 # %% ../nbs/09_ensemble.ipynb #4c214077
 def fit_ensemble(
@@ -143,7 +150,7 @@ def fit_ensemble(
     seed:int=0, # Member i is made and trained with `seed+i`
     retrain:bool=False # Train members again that have been trained before?
 ) -> L: # The trained learners
-    "Train `n` members from different seeds; saved as they finish, and loaded, which is said, if they have been trained before"
+    "Train `n` members from different seeds; each is saved as it finishes, and loaded if it was trained before"
     if n < 1: raise ValueError(f"n={n}: an ensemble needs at least one member")
     return L(_trained(make_learner, fit, path, name, seed+i, retrain) for i in progress_bar(range(n)))
 
@@ -153,7 +160,9 @@ def _trained(make_learner, fit, path, name, seed, retrain):
         learn = make_learner()
         file = Path(ifnone(path, learn.path/learn.model_dir))/f'{name}_seed{seed}.pth'
         beside = file.with_suffix('.json')
-        told = json.loads(json.dumps({f'{k} of {nm}': v for nm,f in dict(make_learner=make_learner, fit=fit).items() for k,v in _told(f).items()}))
+        funcs = dict(make_learner=make_learner, fit=fit)
+        told = {f'{k} of {nm}': v for nm,f in funcs.items() for k,v in _told(f).items()}
+        told = json.loads(json.dumps(told)) # as it will be read
         if file.is_file() and not retrain:
             _check_trained(file, beside, told, learn, seed)
             load_model(file, learn.model, None, with_opt=False, device=learn.dls.device)
@@ -177,13 +186,15 @@ def _check_trained(file, beside, told, learn, seed):
     try: was = json.loads(beside.read_text()) if beside.is_file() else told
     except ValueError: was = {}
     for k in {**told, **was}:
-        if told.get(k) != was.get(k): raise ValueError(f"{file} was trained in another way: {k} was {was.get(k)!r}, and is {told.get(k)!r} now. {otherwise}")
+        if told.get(k) != was.get(k): raise ValueError(f"{file} was trained in another way: {k} was {was.get(k)!r}, "
+            f"and is {told.get(k)!r} now. {otherwise}")
 
 # %% ../nbs/09_ensemble.ipynb #f927dcca
 def _scores(learn, raw, targs):
     "Loss and metrics of raw outputs, as `validate` computes them"
     yb = tuplify(targs)
-    batch = SimpleNamespace(pred=raw, yb=yb, y=detuplify(yb), loss=learn.loss_func(raw, *yb), to_detach=to_detach, training=False)
+    loss = learn.loss_func(raw, *yb)
+    batch = SimpleNamespace(pred=raw, yb=yb, y=detuplify(yb), loss=loss, to_detach=to_detach, training=False)
     res = {}
     for m in [AvgLoss(), *map(deepcopy, learn.metrics)]:
         m.reset()
@@ -205,7 +216,7 @@ class EnsembleReport:
     "What `ensemble_report` found, shown as a table"
     def __init__(self,
         table:pd.DataFrame, # Loss and metrics: a row a member, one for all of them and one for the chosen
-        disagreement:np.ndarray, # Share of the items on which two members predict differently, of shape (members, members)
+        disagreement:np.ndarray, # (members, members): share of the items on which two of them predict differently
         chosen:list, # Indices of the members that the greedy selection took, with repetitions
         weights:list # What that says for each member, adding up to 1: pass it to `ensemble`
     ): store_attr()
@@ -223,8 +234,9 @@ class EnsembleReport:
         ax.imshow(self.disagreement, cmap=cmap)
         n = len(self.disagreement)
         for i,j in itertools.product(range(n), range(n)):
-            dark = self.disagreement[i,j] > self.disagreement.max()/2
-            ax.text(j, i, f'{100*self.disagreement[i,j]:.1f}', ha='center', va='center', color='white' if dark else 'black')
+            share = self.disagreement[i,j]
+            color = 'white' if share > self.disagreement.max()/2 else 'black'
+            ax.text(j, i, f'{100*share:.1f}', ha='center', va='center', color=color)
         ax.set(xticks=range(n), yticks=range(n), xlabel='member', ylabel='member', title='% of items they disagree on')
 
 # %% ../nbs/09_ensemble.ipynb #680f55d7
@@ -233,7 +245,7 @@ def ensemble_report(
     ds_idx:int=1, # `DataLoader` to score on if `dl` is None. 0: train. 1: valid
     dl:DataLoader|None=None, # `DataLoader` with labels to score on
     avg:str='probs', # Average the predictions ('probs') or the raw outputs ('logits')
-    tta:Callback|None=None, # Test-time augmentation for each member, such as `FlipTTA('hv')`
+    cbs:Callback|Sequence|None=None, # Callbacks for each member's predictions, such as `FlipTTA('hv')`
     rounds:int=20, # Most members, with repetitions, that the selection tries
     learn:Learner|None=None, # For paths: a Learner with their loss function and metrics; None: the first member
     cpu:bool=True # Load exported learners on the CPU, as `load_learner` does?
@@ -243,8 +255,9 @@ def ensemble_report(
     n = len(members)
     if rounds < 1: raise ValueError(f"rounds={rounds}: the selection tries at least one member")
     ref = ifnone(learn, members[0] if isinstance(members[0], Learner) else None)
-    if ref is None: raise ValueError("the members are paths: pass `learn=`, a Learner with the loss function and metrics to score by")
-    raws,targs = zip(*member_preds(members, ds_idx, dl, tta, learn, cpu, noop))
+    if ref is None: raise ValueError("the members are paths: pass `learn=`, a Learner with the loss function and "
+        "metrics to score by")
+    raws,targs = zip(*member_preds(members, ds_idx, dl, cbs, learn, cpu, noop))
     if targs[0] is None: raise ValueError("the DataLoader has no labels: a report needs some to score on")
     link = member_link(ref, avg)
     with undisturbed(ref):
@@ -258,7 +271,9 @@ def ensemble_report(
     return EnsembleReport(pd.DataFrame(rows), apart, chosen, [chosen.count(i)/len(chosen) for i in range(n)])
 
 # %% ../nbs/09_ensemble.ipynb #18a421cb
-def _batch_norms(model): return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+def _batch_norms(model):
+    "The modules of `model` that keep statistics of the data"
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
 
 def _renew_bn(learn, dl):
     "Compute the batch-norm statistics of `learn.model` on the data of `dl`"
@@ -290,8 +305,8 @@ def model_soup(
     for i,state in enumerate(states): check_weights(state, a.model, i)
     model = deepcopy(get_model(a.model))
     dl = ifnone(dl, a.dls.train)
-    if _batch_norms(model) and not len(dl): raise ValueError("The models have batch norm, whose statistics are those of data, and the first member has no training data, "
-        "as after `load_learner`: pass `dl=`")
+    if _batch_norms(model) and not len(dl): raise ValueError("The models have batch norm, whose statistics are those "
+        "of data, and the first member has no training data, as after `load_learner`: pass `dl=`")
     # in float64, which not every device has
     mean = {k: sum(s[k].cpu().double()*w for s,w in zip(states, weights)).to(v.dtype) if v.is_floating_point() else v
         for k,v in states[0].items()}

@@ -32,7 +32,8 @@ def as_members(
     avg:str='probs' # How they are averaged
 ) -> list: # Of the same
     "A list of members, after a look at what is most likely a mistake"
-    if isinstance(learns, (str,Path,Learner)): raise TypeError(f"learns is a list of members, got one, {learns!r}: put it in a list")
+    if isinstance(learns, (str,Path,Learner)): raise TypeError(
+        f"learns is a list of members, got one, {learns!r}: put it in a list")
     learns = list(learns)
     if not learns: raise ValueError("learns is empty: an ensemble needs at least one member")
     if avg not in ('probs','logits'): raise ValueError(f"avg={avg!r} is neither 'probs' nor 'logits'")
@@ -57,8 +58,8 @@ def _facts(learn):
 def _check_same(facts, want, i):
     "Raise a ValueError that says what differs between member `i` and the first"
     for k,v in want.items():
-        if not provably_same(facts[k], v): raise ValueError(f"member {i} has another {k} than member 0: {facts[k]!r}, not {v!r}. "
-            "Average only members that predict the same things")
+        if not provably_same(facts[k], v): raise ValueError(f"member {i} has another {k} than member 0: {facts[k]!r}, "
+            f"not {v!r}. Average only members that predict the same things")
 
 # %% ../nbs/08a_members.ipynb #09d16a2b
 def check_learners(
@@ -91,7 +92,8 @@ def read_weights(
     "The model's weights in a file"
     # fastai's optimiser states hold scalars of NumPy; what makes these has no public name
     safe = [L, np.dtype, np.float64().__reduce__()[0], *[getattr(np.dtypes, o) for o in np.dtypes.__all__]]
-    with torch.serialization.safe_globals(safe): state = torch.load(file, map_location='cpu', mmap=True, weights_only=True)
+    how = dict(map_location='cpu', mmap=True, weights_only=True)
+    with torch.serialization.safe_globals(safe): state = torch.load(file, **how)
     return state['model'] if set(state) == {'model','opt'} else state
 
 def check_weights(
@@ -129,7 +131,8 @@ class Member:
         learn:Learner|None=None, # For weights
         cpu:bool=True # Load an exported learner on the CPU?
     ):
-        if not isinstance(o, (Learner,str,Path)): raise TypeError(f"member {i} is a {type(o).__name__}: pass a Learner or a path")
+        if not isinstance(o, (Learner,str,Path)): raise TypeError(
+            f"member {i} is a {type(o).__name__}: pass a Learner or a path")
         store_attr()
         self.file = None if isinstance(o, Learner) else Path(o)
         self.weights = self.file is not None and self.file.suffix == '.pth'
@@ -137,17 +140,20 @@ class Member:
 
     def _read(self, f):
         try: return f(self.file)
-        except Exception as e: raise ValueError(f"member {self.i}: {self.file} is damaged, or made where other code was: {type(e).__name__}: {e}") from e
+        except Exception as e: raise ValueError(f"member {self.i}: {self.file} is damaged, or made where other code "
+            f"was: {type(e).__name__}: {e}") from e
 
     def check(self,
         data:bool # Is there a loader for all members?
     ) -> dict: # What it must have in common with others
         "Raise a ValueError if it can't be opened"
-        if self.file is not None and not self.file.is_file(): raise ValueError(f"member {self.i}: there is no file {self.file}")
-        if self.weights and self.here is None: raise ValueError(f"member {self.i} is a file of weights, {self.file.name}: pass `learn=`, "
-            "a Learner of its architecture")
-        if self.weights: check_weights(self._read(read_weights), self.here.model, self.i)
-        if self.here is None and not data: raise ValueError(f"member {self.i} is an exported learner, which has no data: pass `dl=`")
+        file,here = self.file,self.here
+        if file is not None and not file.is_file(): raise ValueError(f"member {self.i}: there is no file {file}")
+        if self.weights and here is None: raise ValueError(f"member {self.i} is a file of weights, {file.name}: "
+            "pass `learn=`, a Learner of its architecture")
+        if self.weights: check_weights(self._read(read_weights), here.model, self.i)
+        if here is None and not data: raise ValueError(
+            f"member {self.i} is an exported learner, which has no data: pass `dl=`")
         with self.opened() as m: return _facts(m)
 
     @contextmanager
@@ -177,24 +183,27 @@ def _check_items(dl, first, i):
     a,b = (getattr(o.dataset, 'items', o.dataset) for o in (first, dl))
     # of a table that is prepared already, the rows
     a,b = (L(list(o.index) if isinstance(o, (pd.DataFrame,pd.Series)) else o) for o in (a, b))
-    if len(a) != len(b): raise ValueError(f"member {i} has {len(b)} items to predict and member 0 has {len(a)}: pass `dl=`")
+    if len(a) != len(b): raise ValueError(
+        f"member {i} has {len(b)} items to predict and member 0 has {len(a)}: pass `dl=`")
     bad = next((j for j,(p,q) in enumerate(zip(a, b)) if not _same_item(p, q)), None)
-    if bad is not None: raise ValueError(f"member {i} has another item at place {bad} than member 0, {b[bad]!r}, not {a[bad]!r}: "
-        "pass `dl=` to give all the same")
+    if bad is not None: raise ValueError(f"member {i} has another item at place {bad} than member 0, {b[bad]!r}, "
+        f"not {a[bad]!r}: pass `dl=` to give all the same")
 
 # %% ../nbs/08a_members.ipynb #352552e2
 def _own_dl(m, i, ds_idx, dl):
-    "The loader for the member `m`: its own, or `dl` if that prepares its items in the same way, or one of its own for the items of `dl`"
+    "The loader for the member `m`: its own, `dl` if that prepares items in the same way, or one for the items of `dl`"
     if dl is None: return m.dls[ds_idx]
     if isinstance(dl, pd.DataFrame): return m.dls.test_dl(dl)
     if not isinstance(dl, TfmdDL): return dl
-    ds,raw,(first_does,*does),(first_has,*has) = dl.dataset,hasattr(dl.dataset, 'tls'),preparation(dl),preparation(m.dls.valid)
+    ds,raw = dl.dataset,hasattr(dl.dataset, 'tls')
+    (first_does,*does),(first_has,*has) = preparation(dl),preparation(m.dls.valid)
     # a data set that is none of fastai's is what is to be predicted, and not a way to prepare it
     alike = raw or hasattr(ds, 'procs')
     if provably_same(does, has) and (not alike or provably_same(first_does, first_has)): return dl
     if raw: return m.dls.test_dl(ds.items, bs=dl.bs, with_labels=len(ds.tls) > ds.n_inp)
-    raise ValueError(f"member {i} prepares its items in another way than `dl`, or in one that can't be told to be the same, and those of `dl` are prepared "
-        "already: pass the raw ones, of a table the DataFrame (`dl=df`), or predict with each member by itself")
+    raise ValueError(f"member {i} prepares its items in another way than `dl`, or in one that can't be told to be the "
+        "same, and those of `dl` are prepared already: pass the raw ones, of a table the DataFrame (`dl=df`), or "
+        "predict with each member by itself")
 
 def _in_order(dl):
     "The loader `dl` in a fixed order, and that order"
@@ -205,7 +214,7 @@ def _in_order(dl):
 
 # %% ../nbs/08a_members.ipynb #26e19509
 class _KeptBatches:
-    "The batches of `dl`, decoded once: the first pass writes them to `folder`, before the transforms on the batch, later ones read them"
+    "The batches of `dl`: the first pass decodes and writes them to `folder`, as they are before the batch transforms"
     def __init__(self, dl, folder):
         self.dl,self.folder,self.done = dl,Path(folder),False
         self.raw = dl.new(after_batch=noop) if isinstance(dl, TfmdDL) else dl
@@ -229,7 +238,8 @@ class _KeptBatches:
     def _fits(self):
         "Is there room for all, if they are like the first?"
         size,free = (self.folder/'0.pt').stat().st_size*len(self),shutil.disk_usage(self.folder).free
-        if size > free/2: print(f'Each member decodes the items anew: they take {size/2**30:.1f} GiB, and {tempfile.gettempdir()} has {free/2**30:.1f}')
+        if size > free/2: print(f'Each member decodes the items anew: they take {size/2**30:.1f} GiB, and '
+            f'{tempfile.gettempdir()} has {free/2**30:.1f}')
         return size <= free/2
 
 # %% ../nbs/08a_members.ipynb #4baa3dd3
@@ -237,21 +247,23 @@ def member_preds(
     learns:Sequence, # Learners, paths of exported learners (.pkl) or of saved weights (.pth), mixed at will
     ds_idx:int=1, # `DataLoader` to predict if `dl` is None. 0: train. 1: valid
     dl:DataLoader|pd.DataFrame|None=None, # `DataLoader` to predict, for all members. Or a table
-    tta:Callback|None=None, # Test-time augmentation for each member, such as `FlipTTA('hv')`
+    cbs:Callback|Sequence|None=None, # Callbacks for each member's predictions, such as `FlipTTA('hv')`
     learn:Learner|None=None, # For files of weights: a Learner of their architecture; its own weights are put back
     cpu:bool=True, # Load exported learners on the CPU, as `load_learner` does?
     act:Callable|None=None # Activation for the predictions; None: each loss function's
-) -> Iterator: # Of predictions and targets (None without labels), in the order of the items, as `get_preds` returns them
+) -> Iterator: # Of predictions and targets (None without labels) in the order of the items, as of `get_preds`
     "The predictions of each member in turn, after a check of all"
-    if not isinstance(tta, (Callback,type(None))): raise TypeError(f"tta={tta!r} is not a callback: pass one such as FlipTTA('hv')")
+    cbs = [o() if isinstance(o, type) else o for o in L(cbs)] # fastai takes classes too
+    for o in cbs:
+        if not isinstance(o, Callback): raise TypeError(f"cbs has {o!r}, which is no callback, as FlipTTA('hv') is")
     members = [Member(o, i, learn, cpu) for i,o in enumerate(as_members(learns))]
     facts = [m.check(dl is not None) for m in members]
     for i,f in enumerate(facts): _check_same(f, facts[0], i)
     if dl is None:
         for m in members: _check_items(m.here.dls[ds_idx], members[0].here.dls[ds_idx], m.i)
-    return _each_member(members, ds_idx, dl, tta, act)
+    return _each_member(members, ds_idx, dl, cbs, act)
 
-def _each_member(members, ds_idx, dl, tta, act):
+def _each_member(members, ds_idx, dl, cbs, act):
     shared = [] # what a loader does, its batches and their order
     with kept_rng(), tempfile.TemporaryDirectory() as tmp:
         for m in members:
@@ -270,6 +282,6 @@ def _each_member(members, ds_idx, dl, tta, act):
                         batches = _KeptBatches(batches, Path(tmp)/str(m.i))
                     shared.append(kept := (prep, batches, order))
                 _,batches,order = kept
-                res = gathered_in_order(learn, learn.get_preds(dl=batches, act=act, reorder=False, cbs=L(tta)), batches)
-            del learn
+                res = gathered_in_order(learn, learn.get_preds(dl=batches, act=act, reorder=False, cbs=cbs), batches)
+            del learn # an exported one is not to be in memory while the next is loaded
             yield res if order is None else nested_reorder(res, order)

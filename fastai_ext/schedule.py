@@ -14,17 +14,22 @@ from copy import deepcopy
 from functools import partial
 import re
 from fastai.vision.all import *
+from .callbacks import FitCallback
 from .sched import *
 
 # %% ../nbs/07_schedule.ipynb #34418a71
 _all_ = ['sched_lrs', 'plot_sched']
 
 # %% ../nbs/07_schedule.ipynb #18e86cca
-# Keys of the parameter groups, so that checkpoints have them: of the first one, how far the schedulers are, and of each
-# one, meanwhile, what the hyper-parameters were that are scheduled
+# What checkpoints have of a schedule: in the optimizer's state how far the schedulers are, and in each parameter group,
+# meanwhile, what the hyper-parameters were that are scheduled
 _key,_before = 'schedule','before_'
 
 def _groups(opt): return opt.opt.param_groups if isinstance(opt, OptimWrapper) else opt.hypers
+
+def _store(opt):
+    "The part of the state of `opt` that has `_key`: torch keeps what is no parameter's, fastai only the parameters'"
+    return opt.opt.state if isinstance(opt, OptimWrapper) else opt.state[first(concat(*opt.param_lists))]
 
 def _give_back(opt, but=None):
     "Put back what a schedule has changed in `opt`, `but` left as it is"
@@ -39,7 +44,7 @@ class _StandIn(torch.optim.Optimizer):
         super().__init__([dict(params=torch.empty(0)) for _ in opt.param_lists], {})
         # put in afterwards, since torch would refuse what fastai's takes, a parameter in two groups
         for g,p in zip(self.param_groups, opt.param_lists): g['params'] = list(p)
-        self.names = [k for k in getattr(opt, 'fwd_map', {}).values() or opt.hypers[0] if k != _key]
+        self.names = list(getattr(opt, 'fwd_map', {}).values() or opt.hypers[0])
         self.betas = ('mom','sqr_mom') if {'mom','sqr_mom'} <= set(self.names) else ()
         torch_names = dict(wd='weight_decay', mom='momentum', sqr_mom='alpha')
         self.others = [(k, torch_names.get(k, k)) for k in self.names if k not in self.betas]
@@ -84,11 +89,11 @@ def _state(s):
     return deepcopy(state) if _loadable(state) else None
 
 # %% ../nbs/07_schedule.ipynb #d9667dfe
-class _TorchScheduler(Callback):
+class _TorchScheduler(FitCallback):
     "What `BatchScheduler` and `EpochScheduler` share: the scheduler of a fit from its making to its end"
-    order,run_valid,remove_on_fetch,_only_train_loop = 60,False,True,True
-    _stateattrs = 'stand_in','scheduler','active'
-    stand_in,scheduler,active = None,None,False
+    order,run_valid = 60,False
+    _stateattrs = 'stand_in','scheduler'
+    stand_in = scheduler = None
     def __init__(self,
         sched:Callable # Takes an optimizer and returns a torch scheduler: `partial(OneCycleLR, max_lr=1e-2)`
     ):
@@ -102,10 +107,14 @@ class _TorchScheduler(Callback):
     def _check(self, s): pass
     def _end_epoch(self): pass
 
-    def before_fit(self): self.active = False # a validation comes here too, also one between the epochs of a fit...
+    @property
+    def active(self)->bool: # Not of an earlier fit, which an interrupt has left behind
+        "Is there a scheduler of this fit?"
+        return self.scheduler is not None and not self.new_fit
+
+    def start_fit(self): self._set_up()
     def before_train(self):
-        if hasattr(self.learn, 'lr_finder'): return
-        if not self.active: self._set_up() # ... but not here
+        super().before_train()
         self.in_epoch,self.metric = True,None
         self._catch_up()
 
@@ -120,13 +129,13 @@ class _TorchScheduler(Callback):
         self.in_epoch,self.n_done = False,self.n_done+1
         self._keep_place()
 
-    def after_cancel_fit(self): self.cancelled = True
     def after_fit(self):
         if self.active:
-            if not self.cancelled: _groups(self.opt)[0].pop(_key, None)
-            self._restore(self.learn)
             self.stand_in = self.scheduler = None
-        self.active = self.scheduler is not None # so the fit goes on after such a validation
+            self._restore(self.learn)
+            # once more, since `SaveModelCallback` may load meanwhile what the optimizer was in an epoch
+            self.learn.remove_cbs = partial(self._leave, self.learn)
+        super().after_fit()
 
 # %% ../nbs/07_schedule.ipynb #6ac63a75
 @patch
@@ -152,8 +161,10 @@ def _leave(self:_TorchScheduler, learn, cbs):
 
 @patch
 def _restore(self:_TorchScheduler, learn):
-    "Give the hyper-parameters back, and tell the recorder what they were"
-    if learn.opt is not None: _give_back(learn.opt) # an exported learner has none
+    "Give the hyper-parameters back, take the place of a complete fit out, and tell the recorder what they were"
+    if learn.opt is not None: # an exported learner has none
+        _give_back(learn.opt)
+        if self.n_done == learn.n_epoch: _store(learn.opt).pop(_key, None)
     hps = {k:[float(v) for v in vs] for k,vs in self.hps.items()}
     hps = {k:vs for k,vs in hps.items() if k == 'lr' or len(set(vs)) > 1}
     if hasattr(learn, 'recorder'): learn.recorder.hps = hps
@@ -181,14 +192,17 @@ def _go_on(self:_TorchScheduler, kept, exact):
     self.due,self.seen = (kept['due'],kept['seen']) if kept else (self._length(self.epoch),[])
     self.done = kept['done'] if exact else 0
     if exact: self.scheduler.load_state_dict(kept['state'])
-    self.active,self.cancelled,self.n_done = True,False,self.epoch
+    self.n_done = self.epoch
 
 # %% ../nbs/07_schedule.ipynb #99a745fc
 @patch
 def _set_up(self:_TorchScheduler):
-    "Make the schedulers of the fit and take them to where it begins"
+    "Make the schedulers of the fit and take them to where it begins; the first one does it for all"
     cbs = [o for o in self.learn.cbs.sorted('order') if isinstance(o, _TorchScheduler)]
-    place = deepcopy(_groups(self.opt)[0].get(_key, {}))
+    if self is not cbs[0]: return
+    _groups(self.opt)[0].pop(_key, None) # where a checkpoint of an earlier version has it
+    store = _store(self.opt)
+    place = deepcopy(store.get(_key, {}))
     if place.get('n_done') != self.epoch: place = {}
     _give_back(self.opt, but='lr') # if it's of a checkpoint made in a fit; the rate is this fit's already
     st = _StandIn(self.opt)
@@ -197,7 +211,7 @@ def _set_up(self:_TorchScheduler):
     kept = place.get('scheds', [])
     if [o['made_by'] for o in kept] != [o.made_by for o in cbs]:
         kept = [{} for _ in cbs]
-        _groups(self.opt)[0].pop(_key, None)
+        store.pop(_key, None)
     exact = all(k.get('state') and k['made'] == o.made for k,o in zip(kept, cbs))
     for k,o in zip(kept, cbs): o._go_on(k, exact)
     if exact:
@@ -207,7 +221,7 @@ def _set_up(self:_TorchScheduler):
 @patch
 def _keep_place(self:_TorchScheduler):
     "Put the place after `n_done` epochs into the optimizer"
-    store,st = _groups(self.opt)[0],self.stand_in
+    store,st = _store(self.opt),self.stand_in
     if store.get(_key, {}).get('n_done') != self.n_done:
         now = [{k:v for k,v in h.items() if k in st.changed} for h in deepcopy(st.read())]
         store[_key] = dict(n_done=self.n_done, now=now, scheds=[])

@@ -27,12 +27,13 @@ def check_settings(
     import timm
     from fastai_ext.models import MiniNet # chkstyle: ignore (timm knows our names only then)
     if not timm.is_model(model) or '.' in model:
-        near = difflib.get_close_matches(model, timm.list_models(), n=3, cutoff=0.4)
-        raise ValueError(f'There is no model {model!r}. The nearest names are: {", ".join(near) or "none; timm.list_models() has them all"}')
+        near = ', '.join(difflib.get_close_matches(model, timm.list_models(), n=3, cutoff=0.4))
+        near = near or 'none; timm.list_models() has them all'
+        raise ValueError(f'There is no model {model!r}. The nearest names are: {near}')
     if epochs < 1: raise ValueError(f'epochs={epochs}: expected at least 1')
     if bs < 2: raise ValueError(f'bs={bs}: expected at least 2, since batch norm needs more than one image')
     if not 0 < lr < math.inf: raise ValueError(f'lr={lr}: expected a finite learning rate above 0')
-    if not seeds or len(set(seeds)) < len(seeds): raise ValueError(f'seeds={seeds}: expected one or more, all different')
+    if not 0 < len(set(seeds)) == len(seeds): raise ValueError(f'seeds={seeds}: expected one or more, all different')
     wild = [o for o in seeds if abs(o) > 1e9]
     if wild: raise ValueError(f'seeds={seeds}: {wild[0]} is out of range, which is a billion either way')
 
@@ -44,11 +45,12 @@ def plain_settings(
     kinds = dict(epochs=int, bs=int, lr=float, model=str, found=str)
     unknown = given.keys() - kinds.keys() - {'data','seeds'}
     if unknown: raise ValueError(f'There is no setting {min(unknown)}: expected {", ".join(fashion_defaults)}')
-    res = dict(given)
-    for k,v in given.items():
-        if k == 'data': res[k] = v if v in ('auto', 'embedded', 'full') else str(Path(v).absolute())
-        elif k == 'seeds': res[k] = list(v) if not isinstance(v, (int,str,float,type(None))) else [v]
-        elif not isinstance(v, (kinds[k], int if k == 'lr' else kinds[k])): raise TypeError(f'{k}={v!r}: expected {kinds[k].__name__}')
+    for k,kind in kinds.items():
+        fits = (float,int) if kind is float else kind # a whole number will do for any
+        if k in given and not isinstance(given[k], fits): raise TypeError(f'{k}={given[k]!r}: expected {kind.__name__}')
+    res,data,seeds = dict(given),given.get('data', 'auto'),given.get('seeds')
+    if data not in ('auto', 'embedded', 'full'): res['data'] = str(Path(data).absolute())
+    if 'seeds' in given: res['seeds'] = [seeds] if isinstance(seeds, (int,str,float,type(None))) else list(seeds)
     bad = [o for o in res.get('seeds', []) if not isinstance(o, int)]
     if bad: raise TypeError(f'seeds={given["seeds"]!r}: {bad[0]!r} is no whole number')
     return res

@@ -54,7 +54,9 @@ class DihedralView(TTAView):
     ):
         store_attr()
         self.dims,self.plain = [d for d,on in ((-1,h), (-2,v)) if on], not (h or v or t)
-    def __call__(self, x): return _like((x.transpose(-1,-2) if self.t else x).flip(self.dims), x) if not self.plain else x
+    def __call__(self, x):
+        if self.plain: return x
+        return _like((x.transpose(-1,-2) if self.t else x).flip(self.dims), x)
     def __repr__(self): return f"{type(self).__name__}({', '.join(f'{o}=True' for o in 'hvt' if getattr(self, o))})"
     def back(self, y):
         "The map `y` turned back"
@@ -78,8 +80,9 @@ class ShiftView(TTAView):
     ): store_attr()
     def check(self, x):
         "Reflection needs an image larger than the move"
-        if x.ndim not in (3,4) or x.shape[-2] <= abs(self.dy) or x.shape[-1] <= abs(self.dx): raise ValueError(
-            f"{self} moves images of (n,c,h,w) that are larger than the move, and these are {list(x.shape)}: choose other views")
+        if x.ndim in (3,4) and x.shape[-2] > abs(self.dy) and x.shape[-1] > abs(self.dx): return
+        raise ValueError(f"{self} moves images of (n,c,h,w) that are larger than the move, and these are "
+            f"{list(x.shape)}: choose other views")
     def __call__(self, x):
         (h,w),dy,dx = x.shape[-2:],self.dy,self.dx
         pad = abs(dx),abs(dx),abs(dy),abs(dy)
@@ -88,32 +91,31 @@ class ShiftView(TTAView):
     def __repr__(self): return f"ShiftView({self.dy}, {self.dx}{', h=True' if self.h else ''})"
 
 # %% ../nbs/08_tta.ipynb #4e3b9502
+def _view_sets():
+    "The views of each name"
+    turns = dict(h=['','h'], v=['','v'], hv=['','h','v','hv'], d4=['','h','v','hv','t','ht','vt','hvt'])
+    sets = {k: [DihedralView(*[o in turn for o in 'hvt']) for turn in ts] for k,ts in turns.items()}
+    shifts = [ShiftView(d, d, h, weight=.125) for d in (-1,1) for h in (False,True)]
+    return {**sets, 'shift': [DihedralView(h, weight=.25) for h in (False,True)] + shifts}
+
 def tta_views(
     views:str|Sequence='h' # 'h', 'v', 'hv', 'd4', 'shift', or a list of view objects or functions
 ) -> list: # The view objects, the plain image first if a name is given
     "The views of a name: mirrored ('h', 'v', both: 'hv'), the dihedral group ('d4'), mirrored and shifted ('shift')"
-    no,ft = [False],[False,True]
-    sets = dict(h=(ft,no,no), v=(no,ft,no), hv=(ft,ft,no), d4=(ft,ft,ft))
     if isinstance(views, str):
-        if views in sets: return [DihedralView(h, v, t) for t in sets[views][2] for v in sets[views][1] for h in sets[views][0]]
-        if views != 'shift': raise ValueError(f"views={views!r} is not one of 'h', 'v', 'hv', 'd4', 'shift', nor a list of views")
-        shifts = [ShiftView(d, d, h, weight=.125) for d in (-1,1) for h in ft]
-        return [DihedralView(h, weight=.25) for h in ft] + shifts
+        sets = _view_sets()
+        if views not in sets: raise ValueError(
+            f"views={views!r} is not one of {str([*sets])[1:-1]}, nor a list of views")
+        return sets[views]
     views = list(views)
     if not views: raise ValueError("views is empty: name a set such as 'h', or give at least one view")
     for o in views:
-        if not callable(o): raise TypeError(f"views is the name of a set, or a list of views, which are functions, and {o!r} is none")
+        if not callable(o): raise TypeError(
+            f"views is the name of a set, or a list of views, which are functions, and {o!r} is none")
     views = [o if isinstance(o, TTAView) else TTAView(o) for o in views]
     weights = [o.weight for o in views]
-    if not all(0 <= w < math.inf for w in weights) or not sum(weights): raise ValueError(f"weights of views are numbers of at least 0, and not all 0, got {weights}")
-    return views
-
-def _with_data(learn, ds_idx, dl):
-    "`dl`, or the learner's own loader `ds_idx`; a ValueError if that has no data"
-    if dl is not None: return dl
-    dl = learn.dls[ds_idx] if ds_idx < len(learn.dls.loaders) else None
-    if dl is None or getattr(dl, 'n', None) == 0: raise ValueError(f"The learner has no data to predict, as after `load_learner` (ds_idx={ds_idx}): pass `dl=`")
-    return dl.new(shuffle=False, drop_last=False)
+    if all(0 <= w < math.inf for w in weights) and sum(weights): return views
+    raise ValueError(f"weights of views are numbers of at least 0, and not all 0, got {weights}")
 
 # %% ../nbs/08_tta.ipynb #e287e164
 def _is_image(o): return isinstance(o, TensorImageBase) or is_plain_image(o)
@@ -130,9 +132,8 @@ def _kind(t):
     "What an output is whose target is of type `t`; None if the type does not say"
     if issubclass(t, TensorBBox): raise TypeError("FlipTTA can't average bounding boxes: the mirrored views' boxes "
         "come in another order and number. Average the detections with a method for boxes instead")
-    if issubclass(t, TensorPoint): return 'points'
-    if issubclass(t, TensorImageBase): return 'map'
-    if issubclass(t, (TensorCategory, TensorMultiCategory)): return 'label'
+    kinds = {TensorPoint:'points', TensorImageBase:'map', TensorCategory:'label', TensorMultiCategory:'label'}
+    return first(kind for base,kind in kinds.items() if issubclass(t, base))
 
 def _common(kinds): return first(kinds) if len(kinds) == 1 else None
 
@@ -149,14 +150,14 @@ class FlipTTA(Callback):
         act:Callable|None=None # Activation that makes predictions; None: the loss function's
     ):
         if avg not in ('probs','logits'): raise ValueError(f"avg={avg!r} is neither 'probs' nor 'logits'")
-        if output not in (None,'label','map','points'):
-            raise ValueError(f"output={output!r} is none of 'label', 'map', 'points' (or None, to let the target's type say)")
+        if output not in (None,'label','map','points'): raise ValueError(
+            f"output={output!r} is none of 'label', 'map', 'points' (or None, to let the target's type say)")
         self.views,self.square = tta_views(views),isinstance(views, str) and views == 'd4'
         self.avg,self.output,self.act = avg,output,act
 
     def before_validate(self):
-        if len(_flip_ttas(self.learn)) > 1: raise ValueError("The learner has a FlipTTA already, and two would average the average: "
-            "remove one, for example by `learn.removed_cbs`")
+        if len(_flip_ttas(self.learn)) > 1: raise ValueError("The learner has a FlipTTA already, and two would average "
+            "the average: remove one, for example by `learn.removed_cbs`")
         self._link = self._find_link()
     def _find_link(self):
         if self.avg == 'logits': return 'none',None
@@ -174,8 +175,9 @@ class FlipTTA(Callback):
 
     def _check(self, x):
         for v in self.views: v.check(x)
-        if self.square and x.shape[-1] != x.shape[-2]: raise ValueError(f"views='d4' turns images by 90 degrees, so they must be "
-            f"square, and these are {x.shape[-2]}×{x.shape[-1]}: pass 'hv', or the list `tta_views('d4')` if the model takes both shapes")
+        h,w = x.shape[-2:]
+        if self.square and h != w: raise ValueError("views='d4' turns images by 90 degrees, so they must be square, "
+            f"and these are {h}×{w}: pass 'hv', or the list `tta_views('d4')` if the model takes both shapes")
 
     def _target_kind(self):
         if len(self.yb): return _common({_kind(type(o)) for o in leaves_of(self.yb)})
@@ -187,8 +189,8 @@ class FlipTTA(Callback):
         if not isinstance(self.pred, Tensor): raise TypeError(f"FlipTTA averages one tensor and the model returned "
             f"a {type(self.pred).__name__}")
         out = self._out or ('label' if self.pred.ndim <= 2 else None)
-        if out is None: raise ValueError(f"The target's type does not say whether the output of shape {list(self.pred.shape)} moves with "
-            "the image: pass output='map' (it does) or output='label' (it does not)")
+        if out is None: raise ValueError("The target's type does not say whether outputs of shape "
+            f"{list(self.pred.shape)} move with the image: pass output='map' (they do) or output='label' (they don't)")
         self.learn.pred = self._average(out)
 
     def _average(self, output): return mean_outputs(self._outs(output), [v.weight for v in self.views], self._link)
@@ -206,6 +208,14 @@ class FlipTTA(Callback):
         return self.pred
 
 # %% ../nbs/08_tta.ipynb #1728593c
+def _with_data(learn, ds_idx, dl):
+    "`dl`, or the learner's own loader `ds_idx`; a ValueError if that has no data"
+    if dl is not None: return dl
+    dl = learn.dls[ds_idx] if ds_idx < len(learn.dls.loaders) else None
+    if dl is None or getattr(dl, 'n', None) == 0: raise ValueError(
+        f"The learner has no data to predict, as after `load_learner` (ds_idx={ds_idx}): pass `dl=`")
+    return dl.new(shuffle=False, drop_last=False)
+
 @patch
 def tta_flip(self:Learner,
     ds_idx:int=1, # `DataLoader` to predict if `dl` is None. 0: train. 1: valid
@@ -285,7 +295,7 @@ class TTAReport:
     def __init__(self,
         table:pd.DataFrame # A row a set, as of `to_df`
     ): self.table = table
-    def to_df(self)->pd.DataFrame: # `views`, `passes`, `loss`, the metrics, and where there is right and wrong `fixed`, `broke` and `p`
+    def to_df(self)->pd.DataFrame: # `views`, `passes`, `loss`, metrics, and `fixed`, `broke`, `p` of right and wrong
         "The numbers, a row a set of views"
         return self.table.copy()
     def _shown(self):
@@ -316,13 +326,15 @@ def tta_report(self:Learner,
     output:str|None=None, # What the outputs are: 'label', 'map', 'points'; None: the target's type says
     cbs:Callback|Sequence|None=None # Further callbacks
 ) -> TTAReport: # A row for the plain predictions and one for each set
-    "Loss and metrics without and with each set of views, on one pass over the data, and whether the difference is chance"
+    "Loss and metrics without and with each set of views, in one pass, and whether the difference is chance"
     if isinstance(sets, str): sets = [sets]
     if not isinstance(sets, Mapping):
         sets = list(sets)
-        if not all(isinstance(o, str) for o in sets): raise TypeError(f"sets has names of sets of views, or is a dict from names to lists of views, got {sets}")
+        if not all(isinstance(o, str) for o in sets): raise TypeError(
+            f"sets has names of sets of views, or is a dict from names to lists of views, got {sets}")
         sets = {o: o for o in sets}
-    if 'none' in sets: raise ValueError("a set can't be called 'none', which the report calls the plain predictions: choose another name")
+    if 'none' in sets: raise ValueError("a set can't be called 'none', which the report calls the plain predictions: "
+        "choose another name")
     cb = _CompareTTA(sets, avg=avg, output=output)
     with undisturbed(self, dl):
         dl = _with_data(self, ds_idx, dl)

@@ -22,7 +22,7 @@ def preds(learns, files):
     dl = learns[0].dls.test_dl(list(range(13, 30)), with_labels=True)
     together = ensemble(learns).remove_cb(ProgressCallback)
     report = tensor(learns[0].tta_report(sets='h').to_df()[['fixed','broke']].fillna(0).astype(float).values)
-    return (learns[0].tta_flip(), learns[0].tta_flip(views='d4', ds_idx=0), ensemble_preds(learns), ensemble_preds(learns, tta=FlipTTA('h')),
+    return (learns[0].tta_flip(), learns[0].tta_flip(views='d4', ds_idx=0), ensemble_preds(learns), ensemble_preds(learns, cbs=FlipTTA('h')),
         ensemble_preds(files, dl=dl), ensemble_preds([learns[0], files[1]], dl=dl), together.tta_flip(),
         (report, report))
 

@@ -13,7 +13,7 @@ class Scale(Callback):
 
 @pytest.mark.parametrize('groups', [1,3])
 def test_grad_anneal(groups):
-    "The rule by hand: the lowest epoch mean has halved since the last change, then a quarter of the rate, not below the floor"
+    "The rule by hand: a quarter of the rate when the lowest epoch mean has halved since the last change, to the floor"
     sqrs = [8.,5.,3.9,9.,2.5,1.9,.5,.1,.01]
     want = [1,1,1,1/4,1/4,1/4,1/16,1/64,.01]
     lrs = np.array(lrs3) if groups==3 else np.array([.1])
@@ -47,13 +47,15 @@ def test_grad_anneal_with_fp16_accumulation_and_resumed(tmp_path):
     quiet(learner(), 1, GradientAccumulation(16), c := GradAnneal())
     assert c.n_steps == 3
     sqrs = [8.,5.,4.,2.5,1.9,.5,.1]
-    whole = rates(learner(path=tmp_path), 7, Scale(sqrs), GradAnneal(), SaveModelCallback(every_epoch=True, with_opt=True))
+    save = SaveModelCallback(every_epoch=True, with_opt=True)
+    whole = rates(learner(path=tmp_path), 7, Scale(sqrs), GradAnneal(), save)
     new = learner(path=tmp_path).load('model_4')
     close(rates(new, 7, Scale(sqrs), GradAnneal(), start_epoch=5).lrs(), whole.lrs()[5*n_batches:])
 
 def test_grad_anneal_refuses():
-    for kw,words in ((dict(factor=1), 'factor is more than 1'), (dict(ratio=1), 'ratio is between 0 and 1'), (dict(floor=2), 'floor is a share')):
-        with pytest.raises(ValueError, match=words): GradAnneal(**kw)
+    cases = dict(factor='more than 1, got 1', ratio='between 0 and 1, got 1', floor='a share of the rates.*got 2')
+    for (k,words),v in zip(cases.items(), (1,1,2)):
+        with pytest.raises(ValueError, match=f'{k} is {words}'): GradAnneal(**{k:v})
 
 @pytest.mark.parametrize('order', [0,75])
 @pytest.mark.parametrize('how', ['validate','get_preds'])
@@ -61,7 +63,9 @@ def test_grad_anneal_with_a_validation_within_the_fit(how, order):
     sqrs,res = [8.,5.,3.9,1.],[]
     for cbs in ([], [Look(how, order)]):
         cb,learn,got = GradAnneal(),learner(),[]
-        scale = Callback(before_step=lambda self: [p.grad.fill_(sqrs[len(got)//n_batches]**.5) for p in self.model.parameters()])
+        def fill(self):
+            for p in self.model.parameters(): p.grad.fill_(sqrs[len(got)//n_batches]**.5)
+        scale = Callback(before_step=fill)
         scale.order = 5
         quiet(learn, 4, scale, cb, Callback(after_step=lambda self: got.append(self.opt.hypers[0]['lr'])), *cbs, lr=.1)
         res.append((got, cb.sqr_grads))

@@ -16,23 +16,26 @@ def image(i): return TensorImage(torch.rand(3, 8, 8, generator=torch.Generator()
 def label(i): return i%3
 def doubled(x): return x*2
 
-callbacks = dict(BatchTransform=lambda: BatchTransform(doubled), AlternateFlip=AlternateFlip, SkipValid=SkipValid, Record=Record, CapturePreds=CapturePreds,
-    LayerStats=LayerStats, BatchScheduler=lambda: BatchScheduler(partial(S.OneCycleLR, max_lr=1e-2)),
-    EpochScheduler=lambda: EpochScheduler(partial(S.StepLR, step_size=1)), GradAnneal=GradAnneal, FlipTTA=FlipTTA)
+callbacks = dict(BatchTransform=partial(BatchTransform, doubled), AlternateFlip=AlternateFlip, SkipValid=SkipValid,
+    Record=Record, CapturePreds=CapturePreds, LayerStats=LayerStats,
+    BatchScheduler=partial(BatchScheduler, partial(S.OneCycleLR, max_lr=1e-2)),
+    EpochScheduler=partial(EpochScheduler, partial(S.StepLR, step_size=1)), GradAnneal=GradAnneal, FlipTTA=FlipTTA)
 transforms = dict(RandErase=RandErase, RandCopy=RandCopy, RandPadCrop=partial(RandPadCrop, 1), RandFlip=RandFlip)
 every = {**callbacks, **transforms}
 
 def test_all_are_here():
     "So that a new one is put to the same test"
     import fastai_ext.all as ours
-    mine = {k for k,v in vars(ours).items() if isinstance(v, type) and issubclass(v, (Callback,Transform)) and v.__module__.startswith('fastai_ext')}
+    types = {k: v for k,v in vars(ours).items() if isinstance(v, type) and v.__module__.startswith('fastai_ext')}
+    mine = {k for k,v in types.items() if issubclass(v, (Callback,Transform))}
     bases = {'FitCallback', 'ImageTransform', 'ToFashion'}
     assert {o for o in mine if o[0]!='_'} - bases == set(every)
 
 def learner(name, **kwargs):
     set_seed(1)
     tfms,cbs = ([f()] if name in o else [] for o in (transforms,callbacks) for f in [every[name]])
-    block = DataBlock((TransformBlock,CategoryBlock), get_x=image, get_y=label, splitter=IndexSplitter(range(12)), batch_tfms=tfms)
+    splitter = IndexSplitter(range(12))
+    block = DataBlock((TransformBlock,CategoryBlock), get_x=image, get_y=label, splitter=splitter, batch_tfms=tfms)
     dls = block.dataloaders(list(range(40)), bs=4, num_workers=0, device='cpu')
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
     learn = Learner(dls, model, metrics=accuracy, cbs=cbs, **kwargs)

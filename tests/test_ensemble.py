@@ -7,16 +7,25 @@ from fastai_ext.core import undisturbed
 from fastai_ext.ensemble import EnsembleModel, ensemble, ensemble_preds, ensemble_report, fit_ensemble, model_soup
 from fastai_ext.augment import RandFlip
 from fastai_ext.erase import RandErase
+from fastai_ext.members import member_preds
 from fastai_ext.tta import FlipTTA
 
 def image(i): return torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(i))
 def get_x(i): return TensorImage(image(i))
 def get_y(i): return i%3
 
-def net(nf, no=3): return nn.Sequential(nn.Conv2d(3, nf, 3, padding=1), nn.BatchNorm2d(nf), nn.ReLU(), nn.Flatten(), nn.Linear(nf*64, no))
+def net(nf, no=3):
+    conv = nn.Conv2d(3, nf, 3, padding=1)
+    return nn.Sequential(conv, nn.BatchNorm2d(nf), nn.ReLU(), nn.Flatten(), nn.Linear(nf*64, no))
+
+held_out = IndexSplitter(range(13, 30))
+def classes(splitter=held_out, get_x=get_x, get_y=get_y, **kwargs):
+    return DataBlock((TransformBlock, CategoryBlock), get_x=get_x, get_y=get_y, splitter=splitter, **kwargs)
+
+def refused(match): return pytest.raises(ValueError, match=match)
 
 def make_dls(get_y=get_y, n=30):
-    block = DataBlock((TransformBlock, CategoryBlock), get_x=get_x, get_y=get_y, splitter=IndexSplitter(range(13, n)))
+    block = classes(IndexSplitter(range(13, n)), get_y=get_y)
     return block.dataloaders(list(range(n)), bs=4, num_workers=0)
 
 @pytest.fixture
@@ -72,8 +81,11 @@ def test_all_that_a_learner_does(learns, tmp_path):
     assert torch.allclose(Interpretation.from_learner(ens).losses, ens.get_preds(with_loss=True)[2])
     want = torch.stack([o.tta_flip()[0] for o in learns]).mean(0)
     assert torch.allclose(ens.tta_flip()[0], want, atol=1e-6)
-    assert torch.allclose(ensemble_preds(learns, tta=FlipTTA('h'))[0], want, atol=1e-6)
-    with pytest.raises(TypeError, match='FlipTTA'): ensemble_preds(learns, tta='h')
+    assert torch.allclose(ensemble_preds(learns, cbs=FlipTTA('h'))[0], want, atol=1e-6)
+    for f in (ensemble_preds, member_preds, ensemble_report):
+        with pytest.raises(TypeError, match="'h', which is no callback, as FlipTTA"): f(learns, cbs=[FlipTTA,'h'])
+    one,two = (ensemble_report(learns, cbs=o).to_df() for o in (FlipTTA, [FlipTTA('h'), Callback()]))
+    assert one.equals(two) and not one.equals(ensemble_report(learns).to_df())
     with ens.no_logging(): ens.fit(1)
     assert isinstance(ens.model, EnsembleModel) and ens.model.members[0] is learns[0].model
 
@@ -98,8 +110,9 @@ def test_weights_are_put_back(learns, tmp_path, with_opt):
     ref = alike(1, learns[0].dls, tmp_path)[0]
     before,ids = {k: v.clone() for k,v in ref.model.state_dict().items()},[id(p) for p in ref.model.parameters()]
     assert torch.equal(ensemble_preds(files, learn=ref)[0], ensemble_preds(same)[0])
-    with contextlib.suppress(KeyboardInterrupt): ensemble_preds(files, learn=ref, tta=Interrupt())
-    assert all(torch.equal(v, before[k]) for k,v in ref.model.state_dict().items()) and [id(p) for p in ref.model.parameters()] == ids
+    with contextlib.suppress(KeyboardInterrupt): ensemble_preds(files, learn=ref, cbs=Interrupt())
+    assert all(torch.equal(v, before[k]) for k,v in ref.model.state_dict().items())
+    assert [id(p) for p in ref.model.parameters()] == ids
     assert not L(ref.cbs).filter(risinstance(Interrupt))
 
 class Interrupt(Callback):
@@ -111,7 +124,7 @@ def test_interrupted_predictions_leave_the_members(learns):
     learns[0].model.train()
     losses,cbs = list(learns[0].recorder.losses),list(learns[0].cbs)
     rng = torch.get_rng_state()
-    with pytest.raises(KeyboardInterrupt): ensemble_preds(learns, tta=Interrupt())
+    with pytest.raises(KeyboardInterrupt): ensemble_preds(learns, cbs=Interrupt())
     assert learns[0].model.training and learns[0].recorder.losses == losses and list(learns[0].cbs) == cbs
     assert torch.equal(torch.get_rng_state(), rng)
 
@@ -136,9 +149,7 @@ class Scale(Transform):
 
 def test_members_with_their_own_transforms(tmp_path):
     set_seed(2)
-    block = lambda by: DataBlock((TransformBlock, CategoryBlock), get_x=get_x, get_y=get_y, splitter=IndexSplitter(range(13, 30)),
-        batch_tfms=Scale(by))
-    dlss = [block(by).dataloaders(list(range(30)), bs=4, num_workers=0) for by in (1., 3., 1.)]
+    dlss = [classes(batch_tfms=Scale(by)).dataloaders(list(range(30)), bs=4, num_workers=0) for by in (1., 3., 1.)]
     learns = [alike(1, o, tmp_path)[0] for o in dlss]
     want = torch.stack(members(learns)).double().mean(0).float()
     assert torch.equal(ensemble_preds(learns)[0], want)
@@ -149,7 +160,8 @@ def test_members_with_their_own_transforms(tmp_path):
 def test_mismatches_say_which_member_and_what(learns, tmp_path):
     other = Learner(make_dls(lambda i: i%4), net(4, 4), path=tmp_path)
     for f in (ensemble, ensemble_preds):
-        with pytest.raises(ValueError, match=r'member 1 has another vocab than member 0: \[0, 1, 2, 3\], not \[0, 1, 2\]'): f([learns[0], other])
+        with refused(r'member 1 has another vocab than member 0: \[0, 1, 2, 3\], not \[0, 1, 2\]'):
+            f([learns[0], other])
         with pytest.raises(ValueError, match='learns is empty'): f([])
         with pytest.raises(ValueError, match='2 weights for 3 members'): f(learns, weights=[1,2])
         with pytest.raises(ValueError, match='at least 0 and not all 0'): f(learns, weights=[1,2,-1])
@@ -157,14 +169,14 @@ def test_mismatches_say_which_member_and_what(learns, tmp_path):
         with pytest.raises(TypeError, match='member 1 is a int'): f([learns[0], 3])
     bce = Learner(learns[0].dls, net(4), loss_func=BCEWithLogitsLossFlat())
     with pytest.raises(ValueError, match='member 1 has another activation'): ensemble([learns[0], bce])
-    with pytest.raises(ValueError, match='there is no file nowhere.pth'): ensemble_preds(['nowhere.pth'], learn=learns[0])
+    with refused('there is no file nowhere.pth'): ensemble_preds(['nowhere.pth'], learn=learns[0])
 
 def test_other_items_are_refused(learns, tmp_path):
     fewer = alike(1, make_dls(n=28), tmp_path)[0]
-    with pytest.raises(ValueError, match='member 1 has 15 items to predict and member 0 has 17'): ensemble_preds([learns[0], fewer])
-    block = DataBlock((TransformBlock, CategoryBlock), get_x=get_x, get_y=get_y, splitter=IndexSplitter([*range(13, 20), *reversed(range(20, 30))]))
+    with refused('member 1 has 15 items to predict and member 0 has 17'): ensemble_preds([learns[0], fewer])
+    block = classes(IndexSplitter([*range(13, 20), *reversed(range(20, 30))]))
     moved = alike(1, block.dataloaders(list(range(30)), bs=4, num_workers=0), tmp_path)[0]
-    with pytest.raises(ValueError, match='member 1 has another item at place 7 than member 0, 29, not 20'): ensemble_preds([learns[0], moved])
+    with refused('member 1 has another item at place 7 than member 0, 29, not 20'): ensemble_preds([learns[0], moved])
 
 def test_shuffled_loader_comes_back_in_order(learns):
     dl = learns[0].dls.train.new(drop_last=False)
@@ -190,10 +202,13 @@ def test_resumed_members_are_those_of_an_uninterrupted_run(tmp_path, tfm):
     assert torch.equal(torch.get_rng_state(), rng)
     calls.n,calls.stop = 0,3
     with pytest.raises(KeyboardInterrupt): fit_ensemble(make, 3, counted_fit, path=tmp_path/'b')
-    assert sorted(o.name for o in (tmp_path/'b').iterdir()) == [f'member_seed{i}.{o}' for i in (0,1) for o in ('json','pth')]
+    names = [f'member_seed{i}.{o}' for i in (0,1) for o in ('json','pth')]
+    assert sorted(o.name for o in (tmp_path/'b').iterdir()) == names
     resumed = fit_ensemble(make, 3, counted_fit, path=tmp_path/'b')
     assert calls.n == 4
-    for a,b in zip(whole, resumed): assert all(torch.equal(v, w) for v,w in zip(a.model.state_dict().values(), b.model.state_dict().values()))
+    for o in zip(whole, resumed):
+        a,b = (m.model.state_dict().values() for m in o)
+        assert all(map(torch.equal, a, b))
     assert not torch.equal(whole[0].model[0].weight, whole[1].model[0].weight)
     with pytest.raises(ValueError, match='n=0'): fit_ensemble(make, 0, small_fit)
 
@@ -209,7 +224,7 @@ def test_what_was_trained_before_is_said_or_trained_anew(tmp_path, capsys):
     fit_ensemble(make, 2, counted_fit, path=tmp_path/'a', retrain=True)
     assert calls.n == 4
     other = Learner(dls, net(7), path=tmp_path)
-    with pytest.raises(ValueError, match='of another net.*retrain=True'): fit_ensemble(lambda: other, 1, counted_fit, path=tmp_path/'a')
+    with refused('of another net.*retrain=True'): fit_ensemble(lambda: other, 1, counted_fit, path=tmp_path/'a')
     (tmp_path/'a'/'member_seed0.pth').write_bytes(b'half')
     with pytest.raises(ValueError, match='damaged'): fit_ensemble(make, 1, counted_fit, path=tmp_path/'a')
 
@@ -239,30 +254,35 @@ def test_members_trained_in_another_way_are_refused(tmp_path):
     def make(): return alike(1, dls, tmp_path)[0]
     def fits(k):
         rate = lr*k
-        return [partial(fit_for, epochs=k), lambda learn, rate=rate: small_fit(learn), lambda learn: [small_fit(learn), rate]]
+        by_default,from_outside = lambda learn, rate=rate: small_fit(learn),lambda learn: [small_fit(learn), rate]
+        return [partial(fit_for, epochs=k), by_default, from_outside]
     for i,(same,also,other) in enumerate(zip(fits(1), fits(1), fits(2))):
         fit_ensemble(make, 1, same, path=tmp_path/str(i))
         fit_ensemble(make, 1, also, path=tmp_path/str(i))
-        with pytest.raises(ValueError, match='trained in another way: (epochs|default 0|rate) of fit was'): fit_ensemble(make, 1, other, path=tmp_path/str(i))
+        with refused('trained in another way: (epochs|default 0|rate) of fit was'):
+            fit_ensemble(make, 1, other, path=tmp_path/str(i))
     fit_ensemble(make, 1, lambda learn: [small_fit(learn), n_epochs], path=tmp_path/'g')
     try:
         globals()['n_epochs'] = 2
-        with pytest.raises(ValueError, match='n_epochs of fit was 1, and is 2 now'): fit_ensemble(make, 1, lambda learn: [small_fit(learn), n_epochs], path=tmp_path/'g')
+        with refused('n_epochs of fit was 1, and is 2 now'):
+            fit_ensemble(make, 1, lambda learn: [small_fit(learn), n_epochs], path=tmp_path/'g')
     finally: globals()['n_epochs'] = 1
     (tmp_path/'g'/'member_seed0.json').unlink()
     fit_ensemble(make, 1, lambda learn: 1/0, path=tmp_path/'g')
 
 def test_report_is_what_validate_says(learns):
     rep = ensemble_report(learns)
-    for i,o in enumerate(learns): assert rep.to_df().loc[i, ['loss','accuracy']].tolist() == pytest.approx(list(o.validate()), abs=1e-5)
     ens = ensemble(learns).remove_cb(ProgressCallback)
-    assert rep.to_df().loc[3, ['loss','accuracy']].tolist() == pytest.approx(list(ens.validate()), abs=1e-5)
+    for i,o in enumerate([*learns, ens]):
+        assert rep.to_df().loc[i, ['loss','accuracy']].tolist() == pytest.approx(list(o.validate()), abs=1e-5)
     said = re.findall(r'(\d+)(?: ×(\d+))?', rep.to_df()['members'][4].removeprefix('chosen: '))
     assert [int(i) for i,k in said for _ in range(int(k or 1))] == sorted(rep.chosen)
     chosen = ensemble(learns, weights=rep.weights).remove_cb(ProgressCallback)
-    assert rep.to_df()['loss'][4] == pytest.approx(chosen.validate()[0], abs=1e-5) and rep.to_df()['loss'][4] <= rep.to_df()['loss'][:3].min()+1e-6
-    a,b,c = [o.argmax(1) for o in members(learns)]
-    assert rep.disagreement[0].tolist() == pytest.approx([0, (a != b).float().mean().item(), (a != c).float().mean().item()])
+    loss = rep.to_df()['loss']
+    assert loss[4] == pytest.approx(chosen.validate()[0], abs=1e-5) and loss[4] <= loss[:3].min()+1e-6
+    decoded = [o.argmax(1) for o in members(learns)]
+    apart = [(decoded[0] != o).float().mean().item() for o in decoded]
+    assert rep.disagreement[0].tolist() == pytest.approx(apart) and max(apart) > 0 == apart[0]
 
 def test_soup_averages_weights_and_renews_the_statistics(tmp_path):
     set_seed(5)
@@ -324,7 +344,8 @@ def test_callbacks_that_change_predictions_go_along(learns):
     ens = ensemble(learns).remove_cb(ProgressCallback)
     assert torch.allclose(ens.get_preds()[0], torch.stack(members(learns)).mean(0), atol=1e-6)
     assert torch.allclose(ens.get_preds()[0], ensemble_preds(learns)[0], atol=1e-6)
-    assert ens.cbs.filter(risinstance(Dark))[0] is not learns[0].cbs.filter(risinstance(Dark))[0] and learns[0].dark.learn is learns[0]
+    darks = [o.cbs.filter(risinstance(Dark))[0] for o in (ens, learns[0])]
+    assert darks[0] is not darks[1] and learns[0].dark.learn is learns[0]
 
 def test_members_with_other_callbacks_are_refused(learns):
     learns[0].add_cb(Dark(.5))
@@ -348,7 +369,7 @@ def test_an_own_activation_can_average_raw_outputs(tmp_path):
 # Preprocessing: a decoded batch is shared only where the pipelines are provably the same
 
 def scaled_learner(k, path, **kwargs):
-    block = DataBlock((TransformBlock, CategoryBlock), get_x=lambda i: TensorImage(get_x(i)*k), get_y=get_y, splitter=IndexSplitter(range(13, 30)), **kwargs)
+    block = classes(get_x=lambda i: TensorImage(get_x(i)*k), **kwargs)
     return alike(1, block.dataloaders(list(range(30)), bs=4, num_workers=0), path)[0]
 
 def test_constants_of_functions_count(tmp_path):
@@ -374,13 +395,15 @@ def test_tables_with_statistics_of_their_own(tmp_path):
     df = pd.DataFrame(dict(b=rng.normal(size=40)*5+3, c=rng.normal(size=40), y=np.arange(40)%2))
     def _learner(rows):
         part = pd.concat([df.iloc[rows], df.iloc[30:]], ignore_index=True)
-        dls = TabularDataLoaders.from_df(part, procs=[Normalize], cont_names=['b','c'], y_names='y', y_block=CategoryBlock(), valid_idx=range(15, 25), bs=4)
+        dls = TabularDataLoaders.from_df(part, procs=[Normalize], cont_names=['b','c'], y_names='y', bs=4,
+            y_block=CategoryBlock(), valid_idx=range(15, 25))
         return tabular_learner(dls, layers=[8], path=tmp_path).remove_cb(ProgressCallback)
     learns = [_learner(range(15)), _learner(range(15, 30))]
     want = torch.stack(members(learns)).mean(0)
     assert torch.allclose(ensemble_preds(learns)[0], want, atol=1e-6)
     assert torch.allclose(ensemble_preds(learns, dl=df.iloc[30:])[0], want, atol=1e-6)
-    with pytest.raises(ValueError, match='of a table the DataFrame'): ensemble_preds(learns, dl=learns[0].dls.test_dl(df.iloc[30:]))
+    prepared = learns[0].dls.test_dl(df.iloc[30:])
+    with refused('of a table the DataFrame'): ensemble_preds(learns, dl=prepared)
 
 def test_one_member_is_not_a_list_of_letters(learns, tmp_path):
     for f in (ensemble, ensemble_preds, ensemble_report, model_soup):
@@ -417,7 +440,8 @@ def test_models_that_return_more_than_the_output(tmp_path):
 def test_an_ensemble_predicts_rows_of_a_table(tmp_path):
     from fastai.tabular.all import TabularDataLoaders, Normalize, tabular_learner
     df = pd.DataFrame(dict(b=np.arange(24.), y=np.arange(24)%2))
-    dls = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=['b'], y_names='y', y_block=CategoryBlock(), valid_idx=range(8), bs=4)
+    dls = TabularDataLoaders.from_df(df, procs=[Normalize], cont_names=['b'], y_names='y', bs=4,
+        y_block=CategoryBlock(), valid_idx=range(8))
     learns = [tabular_learner(dls, layers=[4], path=tmp_path).remove_cb(ProgressCallback) for _ in range(2)]
     ens = ensemble(learns).remove_cb(ProgressCallback)
     assert len(ens.predict(df.iloc[0])) == 3
@@ -426,10 +450,12 @@ def test_a_loader_over_other_data_with_other_transforms_is_refused(tmp_path):
     "What a plain list holds is prepared already, so a member that prepares in another way can't start afresh"
     def _learner(by):
         ds = [(get_x(i), tensor(get_y(i))) for i in range(30)]
-        dls = DataLoaders(*[TfmdDL(ds[a:b], bs=4, num_workers=0, after_batch=[Scale(by)], do_setup=False) for a,b in ((0,13), (13,30))])
+        kwargs = dict(bs=4, num_workers=0, after_batch=[Scale(by)], do_setup=False)
+        dls = DataLoaders(*[TfmdDL(o, **kwargs) for o in (ds[:13], ds[13:])])
         return Learner(dls, net(4), loss_func=CrossEntropyLossFlat(), path=tmp_path).remove_cb(ProgressCallback)
     learns,same = [_learner(1.), _learner(3.)],[_learner(1.), _learner(1.)]
-    dl = TfmdDL([(get_x(i), tensor(get_y(i))) for i in range(13, 30)], bs=4, num_workers=0, after_batch=[Scale(1.)], do_setup=False)
+    ds = [(get_x(i), tensor(get_y(i))) for i in range(13, 30)]
+    dl = TfmdDL(ds, bs=4, num_workers=0, after_batch=[Scale(1.)], do_setup=False)
     with pytest.raises(ValueError, match='member 1 prepares its items in another way'): ensemble_preds(learns, dl=dl)
     want = torch.stack([o.get_preds(dl=dl)[0] for o in same]).mean(0)
     assert torch.allclose(ensemble_preds(same, dl=dl)[0], want, atol=1e-6)

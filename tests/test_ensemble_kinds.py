@@ -16,7 +16,8 @@ def test_mean_of_the_members_own_predictions(kind):
     assert all(torch.equal(a, b) for a,b in zip(L(targs), L(learns[0].get_preds()[1])))
     weighted = ensemble_preds(learns, weights=[1,0,3])[0].double()
     a,_,c = (o.get_preds()[0].double() for o in learns)
-    assert torch.allclose(weighted, (a+3*c)/4, rtol=0, atol=1e-6) and not torch.allclose(weighted, preds.double(), atol=1e-4)
+    assert torch.allclose(weighted, (a+3*c)/4, rtol=0, atol=1e-6)
+    assert not torch.allclose(weighted, preds.double(), atol=1e-4)
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', kinds)
@@ -66,7 +67,8 @@ def frames(k=1.): return [pd.DataFrame(dict(a=[i*k, 1.], b=i%3)) for i in range(
 
 def test_items_that_are_tables():
     def _make(items):
-        block = DataBlock((TransformBlock,CategoryBlock), get_x=lambda o: tensor(o['a'].values).float(), get_y=lambda o: int(o['b'][0]),
+        def _x(o): return tensor(o['a'].values).float()
+        block = DataBlock((TransformBlock,CategoryBlock), get_x=_x, get_y=lambda o: int(o['b'][0]),
             splitter=IndexSplitter(range(6, 12)), batch_tfms=[])
         return Learner(block.dataloaders(items, bs=4), nn.Linear(2, 3)).remove_cb(ProgressCallback)
     a,b,c = _make(frames()),_make(frames()),_make(frames(3.))

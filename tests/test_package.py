@@ -24,8 +24,10 @@ from fastai_ext import all as ours
 def public(m): return {k: v for k,v in vars(m).items() if not k.startswith('_')}
 lacking = [k for k,v in public(vision).items() if getattr(ours, k, None) is not v]
 other = [k for m in (text, tabular, collab) for k,v in public(ours).items() if v is not getattr(m, k, v)]
-print(json.dumps([lacking, other, [k for k,v in vars(Learner).items() if k in before and before[k] is not v]]))'''
-    assert json.loads(run_py(code).splitlines()[-1]) == [[], [], ['summary']]
+replaced = [k for k,v in vars(Learner).items() if k in before and before[k] is not v]
+print(json.dumps([lacking, other, replaced, sorted(vars(Learner).keys()-before), Learner._orig_summary is before['summary']]))'''
+    added = ['_orig_summary', 'show_train_batch', 'tta_flip', 'tta_report']
+    assert json.loads(run_py(code).splitlines()[-1]) == [[], [], ['summary'], added, True]
 
 def test_all_brings_every_public_name():
     code = '''
@@ -50,7 +52,7 @@ print(json.dumps(sorted({o.split('.')[0] for o in set(sys.modules)-before} - set
 # Which modules a module may import; each only those above it, so there is no circle
 uses = dict(twin='', core='twin', averaging='core', loaders='core', data='core loaders', layers='core', models='core layers', operators='', macs='twin core operators',
     receptive='operators macs', summary='twin core operators macs receptive', augment='core', erase='augment', callbacks='twin core augment', record='callbacks',
-    sched='', schedule='sched', anneal='schedule', tta='averaging core', members='averaging core', ensemble='averaging core members', all=None, settings='models',
+    sched='', schedule='callbacks sched', anneal='schedule', tta='averaging core', members='averaging core', ensemble='averaging core members', all=None, settings='models',
     fashion='all settings', cli='settings fashion', __main__='cli')
 
 def test_modules_import_what_the_table_allows():

@@ -1,5 +1,6 @@
 "Torch schedulers on fastai optimizers, beside plain torch loops; what they leave, and how they go on"
-import inspect, pytest, warnings
+import inspect, pytest, sys, types, warnings
+from numbers import Number
 from fastai.callback.fp16 import *
 from fastai.vision.all import *
 from fastai_ext.core import undisturbed
@@ -9,26 +10,32 @@ from torch.optim.swa_utils import SWALR
 
 n_batches,n_epochs = 6,3
 n_steps = n_batches*n_epochs
+cycle,slower,halved = partial(S.OneCycleLR, max_lr=.1),*[partial(S.ExponentialLR, gamma=o) for o in (.9,.5)]
 
 def classes():
     "Every scheduler class of torch.optim.lr_scheduler"
     bases = S.LRScheduler, S._LRScheduler
-    found = {o for o in vars(S).values() if inspect.isclass(o) and issubclass(o, (S.LRScheduler, S.ReduceLROnPlateau)) and o not in bases}
-    return sorted(found, key=lambda o: o.__name__)
+    found = {o for o in vars(S).values() if inspect.isclass(o) and issubclass(o, (S.LRScheduler, S.ReduceLROnPlateau))}
+    return sorted(found-{*bases}, key=lambda o: o.__name__)
 
 def tenth(i): return 1/(1+i/10)
 
 def makers(n, groups):
     "A function of an optimizer for each class, for `n` steps"
     tops = [1e-3,5e-3,1e-2][-groups:]
-    return dict(LambdaLR=partial(S.LambdaLR, lr_lambda=[tenth]*groups), MultiplicativeLR=partial(S.MultiplicativeLR, lr_lambda=tenth),
-        StepLR=partial(S.StepLR, step_size=2), MultiStepLR=partial(S.MultiStepLR, milestones=[1,4], gamma=.3), ConstantLR=partial(S.ConstantLR, total_iters=2),
-        LinearLR=partial(S.LinearLR, total_iters=4), ExponentialLR=partial(S.ExponentialLR, gamma=.8), PolynomialLR=partial(S.PolynomialLR, power=2.),
+    return dict(LambdaLR=partial(S.LambdaLR, lr_lambda=[tenth]*groups),
+        MultiplicativeLR=partial(S.MultiplicativeLR, lr_lambda=tenth), StepLR=partial(S.StepLR, step_size=2),
+        MultiStepLR=partial(S.MultiStepLR, milestones=[1,4], gamma=.3), ConstantLR=partial(S.ConstantLR, total_iters=2),
+        LinearLR=partial(S.LinearLR, total_iters=4), ExponentialLR=partial(S.ExponentialLR, gamma=.8),
+        PolynomialLR=partial(S.PolynomialLR, power=2.),
         SequentialLR=lambda o: S.SequentialLR(o, [S.LinearLR(o, .1, total_iters=2), S.CosineAnnealingLR(o, n-2)], [2]),
         ChainedScheduler=lambda o: S.ChainedScheduler([S.ConstantLR(o, .5, 3), S.ExponentialLR(o, .9)]),
-        CosineAnnealingLR=partial(S.CosineAnnealingLR, T_max=n, eta_min=1e-5), ReduceLROnPlateau=partial(S.ReduceLROnPlateau, patience=0, threshold=.9),
-        CyclicLR=partial(S.CyclicLR, base_lr=[o/9 for o in tops], max_lr=tops, step_size_up=3, mode='exp_range', gamma=.9),
-        CosineAnnealingWarmRestarts=partial(S.CosineAnnealingWarmRestarts, T_0=2), OneCycleLR=partial(S.OneCycleLR, max_lr=tops, total_steps=n))
+        CosineAnnealingLR=partial(S.CosineAnnealingLR, T_max=n, eta_min=1e-5),
+        ReduceLROnPlateau=partial(S.ReduceLROnPlateau, patience=0, threshold=.9),
+        CyclicLR=partial(S.CyclicLR, base_lr=[o/9 for o in tops], max_lr=tops, step_size_up=3, mode='exp_range',
+            gamma=.9),
+        CosineAnnealingWarmRestarts=partial(S.CosineAnnealingWarmRestarts, T_0=2),
+        OneCycleLR=partial(S.OneCycleLR, max_lr=tops, total_steps=n))
 
 opts = dict(Adam=Adam, SGD=partial(SGD, mom=.9), AdamW=partial(OptimWrapper, opt=torch.optim.AdamW))
 torch_opts = dict(Adam=torch.optim.AdamW, SGD=partial(torch.optim.SGD, momentum=.9), AdamW=torch.optim.AdamW)
@@ -47,7 +54,8 @@ def net_groups(m, n): return [list(l.parameters()) for l in m.ls] if n == 3 else
 def learner(groups=1, opt='Adam', net=None, **kwargs):
     data = L((torch.full((1,),i/48), torch.full((1,),i/48)) for i in range(48))
     dls = DataLoaders.from_dsets(data, data, bs=8, num_workers=0, shuffle=False)
-    return Learner(dls, net or Net(), loss_func=MSELossFlat(), opt_func=opts.get(opt, opt), splitter=partial(net_groups, n=groups), **kwargs)
+    splitter = partial(net_groups, n=groups)
+    return Learner(dls, net or Net(), loss_func=MSELossFlat(), opt_func=opts.get(opt, opt), splitter=splitter, **kwargs)
 
 class Rates(Callback):
     "Keeps the hyper-parameters that each training batch was stepped with"
@@ -116,11 +124,14 @@ def lion_step(p, lr, mom, sqr_mom, grad_avg=None, **kwargs):
     p.data.add_((g*mom + p.grad*(1-mom)).sign(), alpha=-lr)
     return {'grad_avg': g*sqr_mom + p.grad*(1-sqr_mom)}
 
-def Lion(params, lr, mom=.9, sqr_mom=.99): return Optimizer(params, [weight_decay, lion_step], lr=lr, mom=mom, sqr_mom=sqr_mom)
+def Lion(params, lr, mom=.9, sqr_mom=.99):
+    cbs = [weight_decay, lion_step]
+    return Optimizer(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom)
 def look(params, lr): return Lookahead(SGD(params, lr, mom=.9), k=2)
 
-@pytest.mark.parametrize('opt', [RMSProp, RAdam, QHAdam, Larc, Lamb, Lion, look, ranger, partial(OptimWrapper, opt=torch.optim.RAdam),
-    partial(OptimWrapper, opt=torch.optim.SGD, momentum=.9), partial(OptimWrapper, opt=torch.optim.RMSprop)])
+@pytest.mark.parametrize('opt', [RMSProp, RAdam, QHAdam, Larc, Lamb, Lion, look, ranger,
+    *[partial(OptimWrapper, opt=o) for o in (torch.optim.RAdam, torch.optim.RMSprop)],
+    partial(OptimWrapper, opt=torch.optim.SGD, momentum=.9)])
 def test_other_optimizers(opt):
     make = partial(S.OneCycleLR, max_lr=1e-2, total_steps=n_steps)
     r = rates(learner(opt=opt), n_epochs, BatchScheduler(make), lr=1e-2)
@@ -134,8 +145,11 @@ def test_losses_equal_torch_loop(opt):
     make,net = partial(S.OneCycleLR, max_lr=.05, total_steps=n_steps),Net()
     mine,seen = deepcopy(net),[]
     kw = dict(betas=(.9,.99), eps=1e-5, weight_decay=.01)
-    learn = learner(1, opt if opt=='Adam' else partial(OptimWrapper, opt=torch.optim.AdamW, **kw), net=mine, wd_bn_bias=True)
-    quiet(learn, n_epochs, BatchScheduler(make), Callback(after_batch=lambda self: seen.append(self.loss.item()) if self.training else None))
+    if opt == 'AdamW': opt = partial(OptimWrapper, opt=torch.optim.AdamW, **kw)
+    learn = learner(1, opt, net=mine, wd_bn_bias=True)
+    def keep(self):
+        if self.training: seen.append(self.loss.item())
+    quiet(learn, n_epochs, BatchScheduler(make), Callback(after_batch=keep))
     o = torch.optim.AdamW(net.parameters(), lr=1e-3, **kw)
     s,want = make(o),[]
     for _ in range(n_epochs):
@@ -185,7 +199,8 @@ def test_lengths_are_filled_in():
     quiet(learner(), 3, EpochScheduler(make))
     assert [seen[o] for o in ('total_steps','T_max','steps_per_epoch','epochs','mine')] == [3,3,1,3,7]
 
-@pytest.mark.parametrize('kw', [{}, dict(epochs=3), dict(steps_per_epoch=6), dict(epochs=3, steps_per_epoch=6), dict(total_steps=18)])
+@pytest.mark.parametrize('kw',
+    [{}, dict(epochs=3), dict(steps_per_epoch=6), dict(epochs=3, steps_per_epoch=6), dict(total_steps=18)])
 def test_onecycle_lengths(kw):
     want = loop('Adam', 1, partial(S.OneCycleLR, max_lr=.1, total_steps=18), [1e-2])[0]
     close(rates(learner(), 3, BatchScheduler(partial(S.OneCycleLR, max_lr=.1, **kw))).lrs(), want)
@@ -193,11 +208,12 @@ def test_onecycle_lengths(kw):
 def test_given_lengths_are_kept():
     close(rates(learner(), 3, BatchScheduler(partial(S.CosineAnnealingLR, T_max=5)), lr=.1).lrs(),
         loop('Adam', 1, partial(S.CosineAnnealingLR, T_max=5), [.1])[0])
-    close(rates(learner(), 3, BatchScheduler(partial(partial(S.OneCycleLR, max_lr=.1), total_steps=30))).lrs(),
+    close(rates(learner(), 3, BatchScheduler(partial(cycle, total_steps=30))).lrs(),
         loop('Adam', 1, partial(S.OneCycleLR, max_lr=.1, total_steps=30), [.1])[0])
 
 def test_class_without_missing_arguments():
-    close(rates(learner(), 3, BatchScheduler(S.CosineAnnealingLR), lr=.1).lrs(), loop('Adam', 1, partial(S.CosineAnnealingLR, T_max=18), [.1])[0])
+    want = loop('Adam', 1, partial(S.CosineAnnealingLR, T_max=18), [.1])[0]
+    close(rates(learner(), 3, BatchScheduler(S.CosineAnnealingLR), lr=.1).lrs(), want)
 
 def test_slices_are_spread():
     r = rates(learner(3), 3, BatchScheduler(partial(S.OneCycleLR, max_lr=slice(1e-4,1e-2))))
@@ -210,8 +226,8 @@ def test_slice_of_fit_and_frozen_groups():
     learn = learner(3)
     learn.freeze_to(1)
     old = [p.detach().clone() for p in learn.model.parameters()]
-    r = rates(learn, 3, BatchScheduler(partial(S.ExponentialLR, gamma=.9)), lr=slice(1e-4,1e-2))
-    close(r.lrs(), loop('Adam', 3, partial(S.ExponentialLR, gamma=.9), lrs3)[0])
+    r = rates(learn, 3, BatchScheduler(slower), lr=slice(1e-4,1e-2))
+    close(r.lrs(), loop('Adam', 3, slower, lrs3)[0])
     new = list(learn.model.parameters())
     assert all(torch.equal(a, b) for a,b in zip(old[:2], new[:2])) and not torch.equal(old[-1], new[-1])
 
@@ -245,16 +261,16 @@ def test_weight_decay_and_tensor_rates():
     def tensor_opt(params, lr): return OptimWrapper(params, opt=torch.optim.AdamW, lr=tensor(lr))
     learn = learner(opt=tensor_opt)
     learn.create_opt()
-    r = rates(learn, 3, BatchScheduler(partial(S.ExponentialLR, gamma=.9)), lr=[tensor(.1)])
+    r = rates(learn, 3, BatchScheduler(slower), lr=[tensor(.1)])
     assert isinstance(learn.opt.hypers[0]['lr'], Tensor) and learn.opt.hypers[0]['lr'] == .1
-    np.testing.assert_allclose(learn.recorder.hps['lr'], loop('Adam', 1, partial(S.ExponentialLR, gamma=.9), [.1])[0][:,0], rtol=1e-5)
+    np.testing.assert_allclose(learn.recorder.hps['lr'], loop('Adam', 1, slower, [.1])[0][:,0], rtol=1e-5)
 
 # Steps that are not made
 
 @pytest.mark.parametrize('n_acc', [8,16,20,100])
 def test_gradient_accumulation(n_acc):
     "The schedule moves with the optimizer, and its length is the number of the optimizer's steps"
-    r = rates(learner(), 3, GradientAccumulation(n_acc), BatchScheduler(partial(S.OneCycleLR, max_lr=.1)))
+    r = rates(learner(), 3, GradientAccumulation(n_acc), BatchScheduler(cycle))
     n = len(r.got)
     assert n == n_batches*3*8//(math.ceil(n_acc/8)*8)
     o = torch.optim.AdamW([nn.Parameter(torch.ones(1))])
@@ -281,7 +297,9 @@ class CpuScaler(MixedPrecision):
     def __init__(self, at):
         super().__init__()
         self.at = at
-    def before_fit(self): self.autocast,self.learn.scaler,self.scales = torch.autocast('cpu', enabled=False),torch.amp.GradScaler('cpu'),L()
+    def before_fit(self):
+        self.autocast,self.scales = torch.autocast('cpu', enabled=False),L()
+        self.learn.scaler = torch.amp.GradScaler('cpu')
     def after_backward(self):
         if self.train_iter in self.at: first(self.model.parameters()).grad.fill_(float('inf'))
 
@@ -289,7 +307,7 @@ class CpuScaler(MixedPrecision):
 def test_skipped_fp16_steps(opt):
     "A batch that overflows makes no step of the schedule, the first batch included"
     learn = learner(opt=opt)
-    quiet(learn, 3, CpuScaler([0,4,5,11]), BatchScheduler(partial(S.ExponentialLR, gamma=.9)), lr=.1)
+    quiet(learn, 3, CpuScaler([0,4,5,11]), BatchScheduler(slower), lr=.1)
     want,lr = [],.1
     for i in range(n_steps):
         want.append(lr)
@@ -301,9 +319,9 @@ def test_cancelled_batches_and_epochs():
     class Cut(Callback):
         def after_batch(self):
             if self.training and self.iter==1: raise CancelTrainException
-    r = rates(learner(), 3, Cut(), BatchScheduler(partial(S.ExponentialLR, gamma=.9)), lr=.1)
+    r = rates(learner(), 3, Cut(), BatchScheduler(slower), lr=.1)
     close(r.lrs()[:,0], [.1*.9**i for i in range(6)])
-    r = rates(learner(), 3, Cut(), EpochScheduler(partial(S.ExponentialLR, gamma=.9)), lr=.1)
+    r = rates(learner(), 3, Cut(), EpochScheduler(slower), lr=.1)
     close(r.lrs()[:,0], [.1*.9**(i//2) for i in range(6)])
 
 def test_predictions_within_a_fit():
@@ -316,9 +334,9 @@ def test_predictions_within_a_fit():
             self.learn.get_preds()
             self.busy = False
     for cls in (BatchScheduler, EpochScheduler):
-        r = rates(learner(), 4, cls(partial(S.OneCycleLR, max_lr=.1)))
+        r = rates(learner(), 4, cls(cycle))
         learn,got = learner(),[]
-        quiet(learn, 4, cls(partial(S.OneCycleLR, max_lr=.1)), Predict(), Callback(before_step=lambda self: got.append(self.opt.hypers[0]['lr'])))
+        quiet(learn, 4, cls(cycle), Predict(), Callback(before_step=lambda self: got.append(self.opt.hypers[0]['lr'])))
         close(got, r.lrs()[:,0])
         assert learn.opt.hypers[0]['lr'] == 1e-3 and learn.opt.hypers[0]['mom'] == .9
 
@@ -337,10 +355,12 @@ def cut(self):
 
 @pytest.mark.parametrize('order', [0,55,75])
 @pytest.mark.parametrize('how', ['validate','get_preds'])
-@pytest.mark.parametrize('cb', [lambda: BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), lambda: EpochScheduler(partial(S.ExponentialLR, gamma=.5)),
-    *[partial(EpochScheduler, partial(S.ReduceLROnPlateau, patience=0, threshold=.3), monitor=o) for o in ('valid_loss','mae')]])
+plateau = partial(S.ReduceLROnPlateau, patience=0, threshold=.3)
+
+@pytest.mark.parametrize('cb', [partial(BatchScheduler, cycle), partial(EpochScheduler, halved),
+    *[partial(EpochScheduler, plateau, monitor=o) for o in ('valid_loss','mae')]])
 def test_validation_within_a_fit(cb, how, order):
-    "Between epochs, before or after the scheduler's own turn: the rates are those of a fit without it, steps that are left out too"
+    "Between epochs, before or after the scheduler's turn: rates as of a fit without it, also if steps are left out"
     net = Net()
     def fit(*cbs):
         learn,got = learner(net=deepcopy(net), metrics=mae),[]
@@ -371,7 +391,7 @@ class Peek(Callback):
 
 def test_undisturbed_within_a_fit():
     "What looks at the learner, and puts callbacks in and out, in the middle of a fit"
-    make = partial(S.ExponentialLR, gamma=.9)
+    make = slower
     def peek(learn):
         with undisturbed(learn), learn.added_cbs(Callback()): pass
         with learn.added_cbs(Callback()): pass
@@ -381,7 +401,7 @@ def test_undisturbed_within_a_fit():
     assert learn.opt.hypers[0]['lr'] == .1 and 'remove_cbs' not in vars(learn)
 
 def test_fetched_predictions():
-    make = partial(S.OneCycleLR, max_lr=.1)
+    make = cycle
     learn = learner()
     r = rates(learn, 3, BatchScheduler(make), FetchPredsCallback())
     close(r.lrs(), rates(learner(), 3, BatchScheduler(make)).lrs())
@@ -389,6 +409,7 @@ def test_fetched_predictions():
 # What is left behind
 
 def all_hypers(learn): return [dict(h) for h in learn.opt.hypers]
+def has_place(opt_state): return "'schedule'" in str(opt_state)
 
 class Fail(Callback):
     def __init__(self, exc, at=9): self.exc,self.at = exc,at
@@ -402,12 +423,12 @@ def test_hypers_are_restored(opt, exc):
     learn = learner(3, opt)
     learn.create_opt()
     old = all_hypers(learn)
-    cbs = [BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), *([Fail(exc)] if exc else [])]
+    cbs = [BatchScheduler(cycle), *([Fail(exc)] if exc else [])]
     if exc is None or isinstance(exc, CancelFitException): quiet(learn, 3, *cbs, lr=np.array(lrs3))
     else:
         with pytest.raises(type(exc)): quiet(learn, 3, *cbs, lr=np.array(lrs3))
     new = all_hypers(learn)
-    if exc: assert new[0].pop('schedule')
+    assert has_place(learn.opt.state_dict()) == bool(exc)
     assert new == [{**h, 'lr':lr} for h,lr in zip(old, lrs3)]
     assert len(learn.recorder.hps['lr']) in (n_steps,8)
     quiet(learn, 1)
@@ -415,13 +436,13 @@ def test_hypers_are_restored(opt, exc):
 
 def test_interrupt_with_the_callback_attached():
     learn = learner()
-    cb = BatchScheduler(partial(S.OneCycleLR, max_lr=.1))
+    cb = BatchScheduler(cycle)
     learn.add_cb(cb)
     with pytest.raises(KeyboardInterrupt): quiet(learn, 3, Fail(KeyboardInterrupt()))
     r = rates(learn, 3)
     close(r.lrs(), loop('Adam', 1, partial(S.OneCycleLR, max_lr=.1, total_steps=18), [1])[0])
     h = learn.opt.hypers[0]
-    assert h['mom'] == .9 and h['lr'] == 1e-3 and 'schedule' not in h
+    assert h['mom'] == .9 and h['lr'] == 1e-3 and not has_place(learn.opt.state_dict())
     learn.remove_cb(cb)
     assert cb.learn is None
 
@@ -430,30 +451,32 @@ class Interrupt(Callback):
     order = 70
     def __init__(self, event): self.event = event
     def __call__(self, event):
-        if event == self.event and getattr(self, 'epoch', 0) == 1 and not hasattr(self, 'gather_preds'): raise KeyboardInterrupt
+        if event != self.event or getattr(self, 'epoch', 0) != 1 or hasattr(self, 'gather_preds'): return
+        raise KeyboardInterrupt
 
-@pytest.mark.parametrize('event', ['before_train','before_batch','after_pred','after_step','after_batch','before_validate','after_epoch'])
+@pytest.mark.parametrize('event',
+    'before_train before_batch after_pred after_step after_batch before_validate after_epoch'.split())
 @pytest.mark.parametrize('opt', ['Adam','AdamW'])
 def test_interrupt_gives_back_at_once(opt, event, tmp_path):
     "Wherever it comes, with callbacks that stay: in the learner, in what is saved, and in a checkpoint that is loaded"
-    cbs = [BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), EpochScheduler(partial(S.ExponentialLR, gamma=.5))]
+    cbs = [BatchScheduler(cycle), EpochScheduler(halved)]
     learn = learner(3, opt, path=tmp_path, cbs=cbs)
     learn.create_opt()
     old = all_hypers(learn)
     with pytest.raises(KeyboardInterrupt): quiet(learn, 3, Interrupt(event), lr=np.array(lrs3))
     want = [{**h, 'lr':lr} for h,lr in zip(old, lrs3)]
-    def hypers(o): return [{k:v for k,v in h.items() if k != 'schedule'} for h in o.opt.hypers]
-    assert hypers(learn) == want and 'remove_cbs' not in vars(learn)
+    assert all_hypers(learn) == want and 'remove_cbs' not in vars(learn)
     learn.save('x')
-    assert hypers(learner(3, opt, path=tmp_path).load('x')) == want
+    assert all_hypers(learner(3, opt, path=tmp_path).load('x')) == want
     learn.validate()
-    assert hypers(learn) == want
+    assert all_hypers(learn) == want
 
-@pytest.mark.parametrize('make', [lambda: BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), lambda: EpochScheduler(partial(S.StepLR, step_size=1))])
+@pytest.mark.parametrize('make', [partial(BatchScheduler, cycle), partial(EpochScheduler, halved)])
 def test_a_fit_after_an_interrupted_lr_find(make):
     cb,want = make(),rates(learner(), 2, make(), lr=.1).lrs()
     learn = learner(cbs=cb)
-    with pytest.raises(KeyboardInterrupt), learn.no_bar(), learn.added_cbs(Fail(KeyboardInterrupt())): learn.lr_find(num_it=20, stop_div=False, show_plot=False)
+    with pytest.raises(KeyboardInterrupt), learn.no_bar(), learn.added_cbs(Fail(KeyboardInterrupt())):
+        learn.lr_find(num_it=20, stop_div=False, show_plot=False)
     close(rates(learn, 2, lr=.1).lrs(), want)
 
 def test_a_failing_validation_within_a_fit():
@@ -467,22 +490,25 @@ def test_a_failing_validation_within_a_fit():
             self.busy = True
             with pytest.raises(RuntimeError): self.learn.validate(cbs=Callback())
             self.busy = False
-    make = partial(S.OneCycleLR, max_lr=.1)
+    make = cycle
     res = [quiet(learner(), 3, BatchScheduler(make), *o).recorder.hps['lr'] for o in ([], [Try()])]
     assert res[0] == res[1] and len(res[0]) == n_steps
 
 def test_stays_out_of_what_is_no_fit(tmp_path):
-    "lr_find, validate, get_preds and predict give what they give without it, before and after a fit, and it keeps nothing"
+    "lr_find, validate, get_preds and predict give what they give without it, before and after a fit; it keeps nothing"
     res = []
-    for cbs in ([], [BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), EpochScheduler(partial(S.ReduceLROnPlateau, patience=0))]):
+    for cbs in ([], [BatchScheduler(cycle), EpochScheduler(partial(S.ReduceLROnPlateau, patience=0))]):
         set_seed(3)
         learn = learner(cbs=cbs, path=tmp_path)
         a = list(learn.validate()),learn.get_preds()[0]
         assert learn.opt is None
         learn.lr_find(num_it=20, stop_div=False, show_plot=False)
-        res.append((*a, list(learn.recorder.lrs), list(learn.recorder.losses), list(learn.validate()), all_hypers(learn)))
+        rec = list(learn.recorder.lrs),list(learn.recorder.losses)
+        res.append((*a, *rec, list(learn.validate()), all_hypers(learn)))
         for o in cbs: assert o.stand_in is None and o.scheduler is None
-    for a,b in zip(*res): test_close(a, b) if isinstance(a, (list,Tensor)) and not isinstance(a[0], dict) else test_eq(a, b)
+    for a,b in zip(*res):
+        same = test_eq if isinstance(a[0], dict) else test_close
+        same(a, b)
     quiet(learn, 1)
     learn.validate()
     assert 'hps' in vars(learn.recorder) and learn.opt.hypers[0]['lr'] == 1e-3
@@ -490,15 +516,18 @@ def test_stays_out_of_what_is_no_fit(tmp_path):
 def test_scheduler_leaves_the_torch_optimizer_alone():
     "No notes of the scheduler in the wrapped optimizer, and its `step` is its own"
     learn = learner(opt='AdamW')
-    quiet(learn, 2, BatchScheduler(partial(S.OneCycleLR, max_lr=.1)))
-    assert not {'initial_lr','max_lr','min_lr','schedule'} & learn.opt.opt.param_groups[0].keys()
+    quiet(learn, 2, BatchScheduler(cycle))
+    assert not {'initial_lr','max_lr','min_lr'} & learn.opt.opt.param_groups[0].keys()
+    assert not has_place(learn.opt.state_dict())
     assert 'step' not in vars(learn.opt.opt)
 
 def test_export_and_pickle(tmp_path):
     "A learner that has the callback can be exported, also from within a fit"
-    cb = BatchScheduler(partial(S.OneCycleLR, max_lr=.1))
-    dls = DataBlock((TransformBlock,RegressionBlock), get_items=lambda _: range(32), get_x=lambda i: tensor([i/32]), get_y=lambda i: i/32)
-    learn = Learner(dls.dataloaders(None, bs=8, num_workers=0), nn.Linear(1,1), loss_func=MSELossFlat(), path=tmp_path, cbs=cb)
+    cb = BatchScheduler(cycle)
+    def get_x(i): return tensor([i/32])
+    block = DataBlock((TransformBlock,RegressionBlock), lambda _: range(32), get_x=get_x, get_y=lambda i: i/32)
+    dls = block.dataloaders(None, bs=8, num_workers=0)
+    learn = Learner(dls, nn.Linear(1,1), loss_func=MSELossFlat(), path=tmp_path, cbs=cb)
     quiet(learn, 1)
     learn.export('e.pkl')
     with warnings.catch_warnings():
@@ -506,8 +535,9 @@ def test_export_and_pickle(tmp_path):
         new = load_learner(tmp_path/'e.pkl')
     assert new.batch_scheduler.sched.keywords == dict(max_lr=.1) and new.batch_scheduler.stand_in is None
     during = []
-    quiet(learn, 1, Callback(after_epoch=lambda self: self.learn.batch_scheduler.__getstate__()), Callback(after_batch=lambda self: during.append(
-        pickle.loads(pickle.dumps({k:v for k,v in self.learn.batch_scheduler.__getstate__().items() if k != 'learn'})))))
+    def state(self): return {k:v for k,v in self.learn.batch_scheduler.__getstate__().items() if k != 'learn'}
+    def keep(self): during.append(pickle.loads(pickle.dumps(state(self))))
+    quiet(learn, 1, Callback(after_epoch=state), Callback(after_batch=keep))
     assert len(during) == len(learn.dls.train)+len(learn.dls.valid) and 'stand_in' not in during[0]
     copies = []
     class Copy(Callback):
@@ -525,6 +555,66 @@ def test_export_and_pickle(tmp_path):
         with o.no_bar(): test_close(o.get_preds(dl=learn.dls.valid)[0], preds, 1e-6)
         assert 'remove_cbs' not in vars(o) and o.batch_scheduler.stand_in is None
     assert learn.opt.hypers[0]['lr'] == 1e-3
+
+def leave_early(learn):
+    if learn.epoch==2: learn.remove_cbs([])
+
+class KeepFirst(SaveModelCallback):
+    "Takes the first epoch for the best"
+    def __init__(self): super().__init__(comp=lambda *_: self.epoch==0, with_opt=True)
+
+@pytest.mark.parametrize('cbs', [[], [Peek(leave_early)]])
+@pytest.mark.parametrize('opt', ['Adam','AdamW'])
+def test_the_best_epoch_is_loaded_with_the_optimizer(opt, cbs, tmp_path):
+    "`SaveModelCallback` loads it when the fit ends: the hyper-parameters are the fit's own, and no place is left"
+    learn = learner(3, opt, path=tmp_path)
+    learn.create_opt()
+    old = all_hypers(learn)
+    for sched in (BatchScheduler(cycle), EpochScheduler(halved)):
+        quiet(learn, 3, sched, KeepFirst(), *cbs, lr=np.array(lrs3))
+        assert has_place(torch.load(tmp_path/'models/model.pth', weights_only=False)['opt'])
+        assert all_hypers(learn) == [{**h, 'lr':lr} for h,lr in zip(old, lrs3)]
+        assert not has_place(learn.opt.state_dict()) and 'remove_cbs' not in vars(learn)
+
+def test_a_fit_that_was_cancelled_goes_on_from_its_best_epoch(tmp_path):
+    "Whose place comes back with its weights: one step was skipped until then"
+    class Stop(Callback):
+        order = 80
+        def after_epoch(self):
+            if self.epoch==3: raise CancelFitException
+    def sched(): return BatchScheduler(cycle)
+    learn = learner(path=tmp_path)
+    quiet(learn, 5, CpuScaler([1]), sched(), KeepFirst(), Stop(), lr=.1)
+    want = rates(learner(), 5, CpuScaler([1]), sched(), lr=.1).lrs()
+    close(rates(learn, 5, CpuScaler([]), sched(), lr=.1, start_epoch=1).lrs(), want[n_batches:])
+
+@pytest.mark.parametrize('opt', ['Adam','AdamW'])
+def test_hypers_that_others_log(opt):
+    "In a fit they are numbers, but for what torch has beside them: loggers go through all, in training and validation"
+    learn = learner(3, opt)
+    learn.create_opt()
+    old,seen = [(set(h), {k for k,v in h.items() if isinstance(v, Number)}) for h in learn.opt.hypers],[]
+    def log(self):
+        for h,(ks,numbers) in zip(self.opt.hypers, old):
+            seen.append(all(isinstance(h[k], Number) for k in h.keys()-(ks-numbers)))
+    quiet(learn, 3, BatchScheduler(cycle), Callback(after_batch=log))
+    assert len(seen) == 2*n_steps*3 and all(seen)
+
+def test_tensorboard(monkeypatch, tmp_path):
+    "fastai's callback writes every hyper-parameter as a number"
+    class Writer:
+        def __init__(self, **kwargs): self.got = {}
+        def add_scalar(self, name, v, step): self.got.setdefault(name, []).append(float(v))
+        def close(self): pass
+    monkeypatch.setitem(sys.modules, 'tensorboard', types.ModuleType('tensorboard'))
+    stub = types.ModuleType('torch.utils.tensorboard')
+    stub.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', stub)
+    monkeypatch.delitem(sys.modules, 'fastai.callback.tensorboard', raising=False)
+    from fastai.callback.tensorboard import TensorBoardCallback
+    learn,cb = learner(),TensorBoardCallback(trace_model=False, log_preds=False)
+    quiet(learn, 3, BatchScheduler(cycle), cb)
+    assert len(cb.writer.got['lr_0']) == 2*n_steps and len(set(cb.writer.got['lr_0'])) == n_steps
 
 # Going on
 
@@ -550,7 +640,7 @@ def test_resumed_from_checkpoint(name, opt, tmp_path):
 
 def test_resumed_without_the_optimizer():
     "The skipped epochs are counted; a schedule that depends on a metric can't, and says so"
-    make = partial(S.OneCycleLR, max_lr=.1)
+    make = cycle
     whole = rates(learner(), 4, BatchScheduler(make))
     close(rates(learner(), 4, BatchScheduler(make), start_epoch=2).lrs(), whole.lrs()[2*n_batches:])
     cb,seen = EpochScheduler(partial(S.ReduceLROnPlateau)),[]
@@ -564,7 +654,7 @@ def test_resumed_after_a_cancelled_fit(tmp_path):
         order = 80
         def after_epoch(self):
             if self.epoch==1: raise CancelFitException
-    cases = [(BatchScheduler, partial(S.ExponentialLR, gamma=.9), CpuScaler([1,7])),
+    cases = [(BatchScheduler, slower, CpuScaler([1,7])),
         (EpochScheduler, partial(S.ReduceLROnPlateau, patience=0, threshold=.2), Callback())]
     for cls,make,cb in cases:
         net = Net()
@@ -576,10 +666,10 @@ def test_resumed_after_a_cancelled_fit(tmp_path):
         quiet(new, 4, cls(make), lr=.1, start_epoch=2)
         np.testing.assert_allclose(new.recorder.lrs, whole.recorder.lrs[2*n_batches:], rtol=1e-12)
         quiet(new, 1, cls(make), lr=.2)
-        assert new.recorder.lrs[0] == .2 and 'schedule' not in new.opt.hypers[0]
+        assert new.recorder.lrs[0] == .2 and not has_place(new.opt.state_dict())
 
 def stopped(path, cbs, *others, n=4, at=1, **kwargs):
-    "A new learner with the checkpoint of a fit of `n` epochs that was cancelled after epoch `at`, and the rates that it would have had"
+    "A new learner with the checkpoint of a fit of `n` epochs, cancelled after epoch `at`, and the rates still to come"
     class Stop(Callback):
         order = 80
         def after_epoch(self):
@@ -592,10 +682,11 @@ def stopped(path, cbs, *others, n=4, at=1, **kwargs):
 
 def test_two_schedulers_resumed(tmp_path):
     "Each on what the other has set, in the middle of both"
-    def cbs(): return BatchScheduler(partial(S.LinearLR, start_factor=.1, total_iters=20)),EpochScheduler(partial(S.ConstantLR, factor=.3, total_iters=3))
+    warm,low = partial(S.LinearLR, start_factor=.1, total_iters=20),partial(S.ConstantLR, factor=.3, total_iters=3)
+    def cbs(): return BatchScheduler(warm),EpochScheduler(low)
     new,want = stopped(tmp_path, cbs, lr=.1)
     close(rates(new, 4, *cbs(), lr=.1, start_epoch=2).lrs(), want)
-    assert new.opt.hypers[0]['lr'] == .1 and 'schedule' not in new.opt.hypers[0]
+    assert new.opt.hypers[0]['lr'] == .1 and not has_place(new.opt.state_dict())
 
 def test_resumed_by_the_schedulers_own_state(tmp_path):
     "Not by making all steps again: only the one that was due is made before the first batch"
@@ -629,7 +720,7 @@ def test_resumed_without_a_state(make, tmp_path):
 
 def test_resumed_with_other_settings(tmp_path):
     "A longer fit, another rate: the new schedule from the same step on"
-    for make in (partial(S.OneCycleLR, max_lr=.1), S.CosineAnnealingLR):
+    for make in (cycle, S.CosineAnnealingLR):
         new,_ = stopped(tmp_path, lambda: [BatchScheduler(make)], lr=.1)
         want = rates(learner(), 6, BatchScheduler(make), lr=.2).lrs()[2*n_batches:]
         close(rates(new, 6, BatchScheduler(make), lr=.2, start_epoch=2).lrs(), want)
@@ -639,24 +730,28 @@ def test_a_stale_place_is_not_taken(opt):
     "The key that an interrupted fit leaves is for those schedulers alone"
     def interrupted():
         learn = learner(1, opt)
-        with pytest.raises(KeyboardInterrupt): quiet(learn, 4, CpuScaler([1,2,3]), BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), Interrupt('after_pred'))
+        cbs = CpuScaler([1,2,3]),BatchScheduler(cycle),Interrupt('after_pred')
+        with pytest.raises(KeyboardInterrupt): quiet(learn, 4, *cbs)
         return learn
-    def decay(): return BatchScheduler(partial(S.ExponentialLR, gamma=.9))
+    def decay(): return BatchScheduler(slower)
     learn = interrupted()
     close(rates(learn, 4, decay(), lr=.1, start_epoch=1).lrs()[:,0], [.1*.9**i for i in range(6, 24)])
     learn = interrupted()
-    def by_epoch(o): return rates(o, 4, EpochScheduler(partial(S.OneCycleLR, max_lr=.1)), start_epoch=1).lrs()
+    def by_epoch(o): return rates(o, 4, EpochScheduler(cycle), start_epoch=1).lrs()
     close(by_epoch(learn), by_epoch(learner()))
     learn = interrupted()
-    with pytest.raises(ValueError, match='start_epoch'): quiet(learn, 4, EpochScheduler(S.ReduceLROnPlateau), start_epoch=1)
+    cb = EpochScheduler(S.ReduceLROnPlateau)
+    with pytest.raises(ValueError, match='start_epoch'): quiet(learn, 4, cb, start_epoch=1)
     learn = interrupted()
     with pytest.raises(KeyboardInterrupt): quiet(learn, 4, decay(), Fail(KeyboardInterrupt(), at=2))
-    assert 'schedule' not in learn.opt.hypers[0]
+    assert not has_place(learn.opt.state_dict())
 
 def test_resumed_with_tensor_rates(tmp_path):
     def opt(params, lr): return OptimWrapper(params, opt=torch.optim.AdamW, lr=tensor(lr))
-    def sched(): return BatchScheduler(partial(S.OneCycleLR, max_lr=.1))
-    def got(learn, *cbs, **kwargs): return np.array([float(o) for o in quiet(learn, 3, sched(), *cbs, lr=[tensor(.1)], **kwargs).recorder.hps['lr']])
+    def sched(): return BatchScheduler(cycle)
+    def got(learn, *cbs, **kwargs):
+        quiet(learn, 3, sched(), *cbs, lr=[tensor(.1)], **kwargs)
+        return np.array([float(o) for o in learn.recorder.hps['lr']])
     whole = got(learner(opt=opt, path=tmp_path), SaveModelCallback(every_epoch=True, with_opt=True))
     new = learner(opt=opt, path=tmp_path).load('model_0')
     np.testing.assert_allclose(got(new, start_epoch=1), whole[n_batches:], rtol=1e-6)
@@ -669,15 +764,25 @@ def test_a_checkpoint_of_the_middle_begins_another_fit(opt, tmp_path):
         def after_step(self):
             if self.train_iter==3: self.learn.save('x')
     learn = learner(1, opt, path=tmp_path)
-    quiet(learn, 1, BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), Snapshot())
+    quiet(learn, 1, BatchScheduler(cycle), Snapshot())
     new = learner(1, opt, path=tmp_path).load('x')
     assert new.opt.hypers[0]['mom'] != .9
-    quiet(new, 1, BatchScheduler(partial(S.OneCycleLR, max_lr=.1)), lr=.2)
+    quiet(new, 1, BatchScheduler(cycle), lr=.2)
     assert all_hypers(new) == [{**h, 'lr':.2} for h in all_hypers(learn)]
+
+def test_a_checkpoint_with_the_place_among_the_hypers():
+    "As an earlier version had it: it is taken out, and the skipped epochs are counted"
+    learn = learner(3)
+    learn.create_opt()
+    learn.opt.hypers[0]['schedule'] = dict(n_done=1)
+    r = rates(learn, 3, BatchScheduler(slower), lr=.1, start_epoch=1)
+    close(r.lrs()[:,0], [.1*.9**i for i in range(n_batches, n_steps)])
+    assert not has_place(learn.opt.state_dict())
 
 # The metric
 
-@pytest.mark.parametrize('monitor,mode', [('valid_loss','min'),('train_loss','min'),('mae','min'),('accuracy','max'),('error_rate','min')])
+@pytest.mark.parametrize('monitor,mode', [(o, 'min') for o in ('valid_loss','train_loss','mae','error_rate')] +
+    [('accuracy','max')])
 def test_direction_of_the_metric(monitor, mode):
     seen = []
     class Plateau(S.ReduceLROnPlateau):
@@ -696,13 +801,15 @@ def test_direction_given():
     def mode(sched, **kwargs):
         seen = []
         learn = learner(metrics=mae)
-        quiet(learn, 1, EpochScheduler(sched, monitor='mae', **kwargs), Callback(before_batch=lambda self: seen.append(self.epoch_scheduler.scheduler.mode)))
+        def keep(self): seen.append(self.epoch_scheduler.scheduler.mode)
+        quiet(learn, 1, EpochScheduler(sched, monitor='mae', **kwargs), Callback(before_batch=keep))
         return seen[0]
     assert mode(S.ReduceLROnPlateau) == 'min'
     assert mode(S.ReduceLROnPlateau, comp=np.greater) == 'max'
     assert mode(partial(S.ReduceLROnPlateau, mode='max')) == 'max'
     assert mode(lambda o: S.ReduceLROnPlateau(o, mode='max'), comp=np.greater) == 'max'
-    with pytest.raises(ValueError, match="mode.*'max'.*'mae'.*mode='min'.*comp"): mode(lambda o: S.ReduceLROnPlateau(o, mode='max'))
+    with pytest.raises(ValueError, match="mode.*'max'.*'mae'.*mode='min'.*comp"):
+        mode(lambda o: S.ReduceLROnPlateau(o, mode='max'))
 
 def test_metric_with_cancelled_phases():
     "An epoch without validation isn't counted; cut training doesn't shift the columns"
@@ -719,9 +826,12 @@ def test_metric_with_cancelled_phases():
 
 # Bad input
 
-@pytest.mark.parametrize('bad,words', [(S.OneCycleLR, 'OneCycleLR needs max_lr.*partial'), (S.StepLR, 'StepLR needs step_size.*partial'),
-    (partial(S.MultiStepLR, gamma=.1), 'needs milestones'), (partial(S.ExponentialLR, .9), 'first argument.*name the others'),
-    (S.ChainedScheduler, 'takes schedulers first.*lambda'), (S.SequentialLR, 'needs schedulers, milestones'), ('cosine', "can't be called, got 'cosine'"),
+@pytest.mark.parametrize('bad,words', [
+    (S.OneCycleLR, 'OneCycleLR needs max_lr.*partial'), (S.StepLR, 'StepLR needs step_size.*partial'),
+    (partial(S.MultiStepLR, gamma=.1), 'needs milestones'),
+    (partial(S.ExponentialLR, .9), 'first argument.*name the others'),
+    (S.ChainedScheduler, 'takes schedulers first.*lambda'), (S.SequentialLR, 'needs schedulers, milestones'),
+    ('cosine', "can't be called, got 'cosine'"),
     (partial(ReduceLROnPlateau, patience=2), "callback of fastai's.*torch.optim.lr_scheduler"),
     (S.ConstantLR(torch.optim.SGD([nn.Parameter(torch.ones(1))])), 'ConstantLR that belongs to another optimizer')])
 @pytest.mark.parametrize('cls', [BatchScheduler,EpochScheduler])
@@ -733,18 +843,24 @@ class Timmish:
     def step(self, epoch, metric=None): pass
 
 def other(opt): return S.ConstantLR(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=.1))
+def late_short(o): return S.SequentialLR(o, [S.ConstantLR(o), S.OneCycleLR(o, .1, total_steps=9)], [8])
+def early_short(o): return S.SequentialLR(o, [S.OneCycleLR(o, .1, total_steps=7), S.ConstantLR(o)], [8])
+def chain_short(o): return S.ChainedScheduler([S.ConstantLR(o), S.OneCycleLR(o, .1, total_steps=9)])
 
 @pytest.mark.parametrize('cb,exc,words', [
-    (BatchScheduler(partial(S.OneCycleLR, max_lr=.1, total_steps=17)), ValueError, 'total_steps=17.*makes 18 steps.*at least 18'),
-    (BatchScheduler(partial(S.OneCycleLR, max_lr=.1, epochs=2)), ValueError, 'total_steps=12.*makes 18'),
-    (EpochScheduler(partial(S.OneCycleLR, max_lr=.1, total_steps=2)), ValueError, 'total_steps=2.*makes 3 epochs'),
-    (BatchScheduler(lambda o: S.SequentialLR(o, [S.ConstantLR(o), S.OneCycleLR(o, .1, total_steps=9)], [8])), ValueError, 'total_steps=9.*makes 10'),
-    (BatchScheduler(lambda o: S.SequentialLR(o, [S.OneCycleLR(o, .1, total_steps=7), S.ConstantLR(o)], [8])), ValueError, 'total_steps=7.*makes 8'),
-    (BatchScheduler(lambda o: S.ChainedScheduler([S.ConstantLR(o), S.OneCycleLR(o, .1, total_steps=9)])), ValueError, 'total_steps=9.*makes 18'),
-    (EpochScheduler(S.ReduceLROnPlateau, monitor='accuracy'), ValueError, "monitor='accuracy'.*train_loss, valid_loss, mae"),
+    (BatchScheduler(partial(cycle, total_steps=17)), ValueError, 'total_steps=17.*makes 18 steps.*at least 18'),
+    (BatchScheduler(partial(cycle, epochs=2)), ValueError, 'total_steps=12.*makes 18'),
+    (EpochScheduler(partial(cycle, total_steps=2)), ValueError, 'total_steps=2.*makes 3 epochs'),
+    (BatchScheduler(late_short), ValueError, 'total_steps=9.*makes 10'),
+    (BatchScheduler(early_short), ValueError, 'total_steps=7.*makes 8'),
+    (BatchScheduler(chain_short), ValueError, 'total_steps=9.*makes 18'),
+    (EpochScheduler(S.ReduceLROnPlateau, monitor='accuracy'), ValueError,
+        "monitor='accuracy'.*train_loss, valid_loss, mae"),
     (EpochScheduler(partial(S.StepLR, step_size=1), monitor='mae'), ValueError, "StepLR looks at no metric.*'mae'"),
     (BatchScheduler(S.ReduceLROnPlateau), ValueError, 'after an epoch.*EpochScheduler.*monitor'),
-    (BatchScheduler(lambda o: None), TypeError, 'returned None'), (BatchScheduler(Timmish), TypeError, 'Timmish is no torch.*asks for epoch'), (BatchScheduler(other), ValueError, 'another optimizer'),
+    (BatchScheduler(lambda o: None), TypeError, 'returned None'),
+    (BatchScheduler(Timmish), TypeError, 'Timmish is no torch.*asks for epoch'),
+    (BatchScheduler(other), ValueError, 'another optimizer'),
     (BatchScheduler(partial(S.LambdaLR, lr_lambda=[tenth]*2)), ValueError, '1 lr_lambdas')])
 def test_refused_before_the_first_batch(cb, exc, words):
     "No batch is trained and the hyper-parameters stay"
@@ -753,23 +869,23 @@ def test_refused_before_the_first_batch(cb, exc, words):
     old = all_hypers(learn)
     with pytest.raises(exc, match=words): quiet(learn, 3, cb, Callback(before_batch=lambda self: seen.append(1)))
     assert not seen and all_hypers(learn) == old
-    close(rates(learn, 1, BatchScheduler(partial(S.ExponentialLR, gamma=.5)), lr=.1).lrs()[:,0], [.1*.5**i for i in range(6)])
+    close(rates(learn, 1, BatchScheduler(halved), lr=.1).lrs()[:,0], [.1*.5**i for i in range(6)])
 
 def test_enough_steps_are_accepted():
     def late(o): return S.SequentialLR(o, [S.ConstantLR(o), S.OneCycleLR(o, .1, total_steps=10)], [8])
-    def never(o): return S.SequentialLR(o, [S.OneCycleLR(o, .1, total_steps=20), S.OneCycleLR(o, .1, total_steps=2)], [20])
+    def never(o): return S.SequentialLR(o, [S.OneCycleLR(o, .1, total_steps=n) for n in (20,2)], [20])
     for make in (partial(S.OneCycleLR, max_lr=.1, total_steps=18), late, never):
         assert len(rates(learner(), 3, BatchScheduler(make)).got) == 18
 
 def test_refused_beside_fastais_own():
-    learn = learner(cbs=BatchScheduler(partial(S.OneCycleLR, max_lr=.1)))
+    learn = learner(cbs=BatchScheduler(cycle))
     for f in (learn.fit_one_cycle, learn.fit_flat_cos):
         with pytest.raises(ValueError, match='also sets lr.*learn.fit'), learn.no_bar(): f(1)
 
 def test_other_hypers_may_be_scheduled_by_fastai():
     learn = learner()
-    r = rates(learn, 3, BatchScheduler(partial(S.ExponentialLR, gamma=.9)), ParamScheduler(dict(wd=SchedLin(0,1))), lr=.1)
-    close(r.lrs(), loop('Adam', 1, partial(S.ExponentialLR, gamma=.9), [.1])[0])
+    r = rates(learn, 3, BatchScheduler(slower), ParamScheduler(dict(wd=SchedLin(0,1))), lr=.1)
+    close(r.lrs(), loop('Adam', 1, slower, [.1])[0])
 
 @pytest.mark.parametrize('cls', [BatchScheduler,EpochScheduler])
 def test_others_may_change_what_is_scheduled(cls):
@@ -795,15 +911,16 @@ def test_empty_validation_and_missing_recorder():
     with pytest.raises(ValueError, match='dls.valid is empty'): quiet(learn, 1, EpochScheduler(S.ReduceLROnPlateau))
     learn = learner()
     learn.remove_cb(Recorder)
-    with pytest.raises(ValueError, match='recorder.*none'): quiet(learn.remove_cb(ProgressCallback), 1, EpochScheduler(S.ReduceLROnPlateau))
-    quiet(learn, 1, BatchScheduler(partial(S.ExponentialLR, gamma=.9)))
+    learn.remove_cb(ProgressCallback)
+    with pytest.raises(ValueError, match='recorder.*none'): quiet(learn, 1, EpochScheduler(S.ReduceLROnPlateau))
+    quiet(learn, 1, BatchScheduler(slower))
 
 def test_no_warnings():
     "torch's warnings about the order of steps don't come"
     with warnings.catch_warnings(record=True) as ws:
         warnings.simplefilter('always')
         quiet(learner(), 2, BatchScheduler(makers(2*n_batches, 1)['SequentialLR']))
-        quiet(learner(), 2, CpuScaler([0]), BatchScheduler(partial(S.ExponentialLR, gamma=.9)))
+        quiet(learner(), 2, CpuScaler([0]), BatchScheduler(slower))
     own = [str(o.message) for o in ws if 'step' in str(o.message) or 'shadow' in str(o.message)]
     assert [o for o in own if 'epoch parameter' not in o] == []
 
@@ -814,18 +931,20 @@ def test_sched_lrs_equals_torch(name):
     for groups in (1,3):
         lrs = lrs3 if groups==3 else [1e-2]
         metrics = [3.,3.,1.,1.,1.,2.] if name=='ReduceLROnPlateau' else None
-        got = sched_lrs(makers(6, groups)[name], 6, lr=lrs if groups==3 else lrs[0], metrics=metrics)
-        close(got.reshape(6, -1), loop('Adam', groups, makers(6, groups)[name], lrs, n=6, per_batch=False, metrics=metrics)[0][::n_batches])
+        make = makers(6, groups)[name]
+        got = sched_lrs(make, 6, lr=lrs if groups==3 else lrs[0], metrics=metrics)
+        want = loop('Adam', groups, make, lrs, n=6, per_batch=False, metrics=metrics)[0][::n_batches]
+        close(got.reshape(6, -1), want)
         assert got.shape == ((6,3) if groups==3 else (6,))
 
 def test_sched_lrs_fills_in_and_knows_momentum():
-    make = partial(S.OneCycleLR, max_lr=.1)
+    make = cycle
     r = rates(learner(), 3, BatchScheduler(make))
     close(sched_lrs(make, n_steps), r.lrs()[:,0])
     close(sched_lrs(make, n_steps, key='mom'), r.moms()[:,0])
 
-@pytest.mark.parametrize('f', [SchedCos(.1,.01), combined_cos(.25, .1, 1., .01), SchedPoly(1., 0., 2), SchedExp(.1,.01), lambda pos: 1-pos,
-    SchedCos(np.array([.1,.2]), 0)])
+@pytest.mark.parametrize('f', [SchedCos(.1,.01), combined_cos(.25, .1, 1., .01), SchedPoly(1., 0., 2),
+    SchedExp(.1,.01), lambda pos: 1-pos, SchedCos(np.array([.1,.2]), 0)])
 def test_sched_lrs_of_fastai(f):
     "As ParamScheduler applies them"
     learn,got = learner(3 if isinstance(f(0.), np.ndarray) else 1),[]
@@ -837,8 +956,10 @@ def test_sched_lrs_of_fastai(f):
 
 @pytest.mark.parametrize('f,exc,words', [(lambda: sched_lrs(S.OneCycleLR, 5), TypeError, 'needs max_lr'),
     (lambda: sched_lrs(partial(S.OneCycleLR, max_lr=1, total_steps=4), 5), ValueError, 'total_steps=4.*5'),
-    (lambda: sched_lrs(S.ConstantLR, 0), ValueError, 'steps is a number.*0'), (lambda: sched_lrs(S.ConstantLR, 5, key='wd'), ValueError, "'lr' or 'mom'.*'wd'"),
-    (lambda: sched_lrs(S.ConstantLR, 5, metrics=[1]*5), ValueError, 'no metric'), (lambda: sched_lrs(S.ReduceLROnPlateau, 5), ValueError, 'needs metrics'),
+    (lambda: sched_lrs(S.ConstantLR, 0), ValueError, 'steps is a number.*0'),
+    (lambda: sched_lrs(S.ConstantLR, 5, key='wd'), ValueError, "'lr' or 'mom'.*'wd'"),
+    (lambda: sched_lrs(S.ConstantLR, 5, metrics=[1]*5), ValueError, 'no metric'),
+    (lambda: sched_lrs(S.ReduceLROnPlateau, 5), ValueError, 'needs metrics'),
     (lambda: sched_lrs('cos', 5), TypeError, "can't be called")])
 def test_sched_lrs_refuses(f, exc, words):
     with pytest.raises(exc, match=words): f()
@@ -849,7 +970,8 @@ def test_plot_sched():
     assert plot_sched(make, 8) is None and len(plt.gca().lines) == 1
     ax = plt.subplots()[1]
     plot_sched([make, SchedCos(.1,0), SchedPoly(1,0,2), S.CosineAnnealingLR], 8, ax=ax)
-    assert [o.get_text() for o in ax.get_legend().get_texts()] == ['StepLR(step_size=2)','sched_cos(0.1, 0)','SchedPoly','CosineAnnealingLR']
+    names = ['StepLR(step_size=2)','sched_cos(0.1, 0)','SchedPoly','CosineAnnealingLR']
+    assert [o.get_text() for o in ax.get_legend().get_texts()] == names
     close(ax.lines[0].get_ydata(), sched_lrs(make, 8))
     ax = plt.subplots()[1]
     plot_sched(dict(a=make, b=S.ReduceLROnPlateau), 8, lr=[.1,.2], metrics=[1]*8, ax=ax)

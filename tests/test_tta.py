@@ -11,7 +11,9 @@ SETS = ['h', 'v', 'hv', 'd4', 'shift']
 
 def image(i, c=3, h=8, w=8): return torch.rand(c, h, w, generator=torch.Generator().manual_seed(i))
 
-def conv_net(no=3, ni=3, sz=8): return nn.Sequential(nn.Conv2d(ni, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(6*sz*sz, no))
+def conv_net(no=3, ni=3, sz=8):
+    conv = nn.Conv2d(ni, 6, 3, padding=1)
+    return nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(6*sz*sz, no))
 
 def quiet(learn):
     learn.remove_cb(ProgressCallback)
@@ -24,7 +26,8 @@ def learn():
     block = DataBlock((TransformBlock, CategoryBlock), get_x=lambda i: TensorImage(image(i)), get_y=label,
         splitter=IndexSplitter(range(13, 30)))
     set_seed(2)
-    return quiet(Learner(block.dataloaders(list(range(30)), bs=4, num_workers=0), conv_net(), metrics=[accuracy, F1Score(average='macro')]))
+    dls = block.dataloaders(list(range(30)), bs=4, num_workers=0)
+    return quiet(Learner(dls, conv_net(), metrics=[accuracy, F1Score(average='macro')]))
 
 @pytest.fixture
 def xs(): return torch.stack([image(i) for i in range(13, 30)])
@@ -81,7 +84,8 @@ def test_works_in_predict_show_results_and_interpretation(learn):
     want = learn.tta_flip()[0]
     plain = learn.get_preds()[0]
     with learn.added_cbs(FlipTTA()):
-        assert torch.allclose(learn.predict(13)[2], want[0], atol=1e-6) and not torch.allclose(want[0], plain[0], atol=1e-4)
+        assert torch.allclose(learn.predict(13)[2], want[0], atol=1e-6)
+        assert not torch.allclose(want[0], plain[0], atol=1e-4)
         learn.show_results(max_n=2)
         interp = Interpretation.from_learner(learn)
     assert torch.allclose(interp.losses, learn.tta_flip(with_loss=True)[2])
@@ -90,15 +94,19 @@ def test_works_in_predict_show_results_and_interpretation(learn):
 def seg_item(i): return TensorImage(image(i, h=16, w=16))
 def seg_mask(i): return TensorMask((image(i, h=16, w=16).sum(0) > 1.5).long())
 
-def seg_block(n_val=10): return DataBlock((TransformBlock, TransformBlock), get_x=seg_item, get_y=seg_mask, splitter=IndexSplitter(range(n_val, 20)))
+def seg_block(n_val=10):
+    splitter = IndexSplitter(range(n_val, 20))
+    return DataBlock((TransformBlock, TransformBlock), get_x=seg_item, get_y=seg_mask, splitter=splitter)
+
+pixel_loss = CrossEntropyLossFlat(axis=1)
 
 @pytest.fixture
 def seg():
     set_seed(4)
     dls = seg_block().dataloaders(list(range(20)), bs=4, num_workers=0)
-    return quiet(Learner(dls, nn.Conv2d(3, 2, 3, padding=1), loss_func=CrossEntropyLossFlat(axis=1), metrics=DiceMulti()))
+    return quiet(Learner(dls, nn.Conv2d(3, 2, 3, padding=1), loss_func=pixel_loss, metrics=DiceMulti()))
 
-def back(y, k): return (y.flip(3) if k == 'h' else y.flip(2) if k == 'v' else y.flip(2,3) if k == 'hv' else y)
+def back(y, k): return y.flip(dict(h=[3], v=[2], hv=[2,3]).get(k, []))
 
 @pytest.mark.parametrize('views', ['h', 'v', 'hv'])
 def test_maps_are_moved_back(seg, views):
@@ -107,7 +115,8 @@ def test_maps_are_moved_back(seg, views):
     which = ['', 'h', 'v', 'hv'] if views == 'hv' else ['', views]
     with torch.no_grad(): want = sum(back(seg.model(back(x, k)).softmax(1), k) for k in which)/len(which)
     assert torch.allclose(seg.tta_flip(views=views)[0], want, rtol=0, atol=1e-6)
-    assert torch.allclose(seg.tta_flip(dl=seg.dls.test_dl(list(range(10, 20))), views=views)[0], want, rtol=0, atol=1e-6)
+    test_dl = seg.dls.test_dl(list(range(10, 20)))
+    assert torch.allclose(seg.tta_flip(dl=test_dl, views=views)[0], want, rtol=0, atol=1e-6)
     assert seg.tta_report(sets=[views]).to_df()['dice_multi'][1] == pytest.approx(seg.validate(cbs=FlipTTA(views))[1])
 
 class Equivariant(Module):
@@ -117,7 +126,8 @@ class Equivariant(Module):
 
 @pytest.mark.parametrize('views', ['h', 'hv', 'd4'])
 def test_an_equivariant_model_says_the_same_with_and_without(views):
-    learn = quiet(Learner(seg_block().dataloaders(list(range(20)), bs=4, num_workers=0), Equivariant(), loss_func=CrossEntropyLossFlat(axis=1)))
+    dls = seg_block().dataloaders(list(range(20)), bs=4, num_workers=0)
+    learn = quiet(Learner(dls, Equivariant(), loss_func=pixel_loss))
     assert torch.allclose(learn.tta_flip(views=views)[0], learn.get_preds()[0], rtol=0, atol=1e-6)
     wrong = learn.tta_flip(views=views, output='label')[0]
     assert not torch.allclose(wrong, learn.get_preds()[0], atol=1e-2)
@@ -125,7 +135,7 @@ def test_an_equivariant_model_says_the_same_with_and_without(views):
 def test_unet_learner():
     set_seed(1)
     dls = seg_block().dataloaders(list(range(20)), bs=4, num_workers=0)
-    learn = quiet(unet_learner(dls, resnet18, n_out=2, pretrained=False, normalize=False, loss_func=CrossEntropyLossFlat(axis=1)))
+    learn = quiet(unet_learner(dls, resnet18, n_out=2, pretrained=False, normalize=False, loss_func=pixel_loss))
     learn.model.eval()
     x = torch.stack([image(i, h=16, w=16) for i in range(10, 20)])
     with torch.no_grad(): want = (learn.model(x).softmax(1) + learn.model(x.flip(3)).softmax(1).flip(3))/2
@@ -134,7 +144,8 @@ def test_unet_learner():
 
 def test_points_are_mirrored_back():
     def target(i): return TensorPoint(image(i).flatten()[:4].view(2,2)*2-1)
-    block = DataBlock((TransformBlock, TransformBlock), get_x=lambda i: TensorImage(image(i)), get_y=target, splitter=IndexSplitter(range(4, 9)))
+    block = DataBlock((TransformBlock, TransformBlock), get_x=lambda i: TensorImage(image(i)), get_y=target,
+        splitter=IndexSplitter(range(4, 9)))
     learn = quiet(Learner(block.dataloaders(list(range(9)), bs=3, num_workers=0), conv_net(4), loss_func=MSELossFlat()))
     x = torch.stack([image(i) for i in range(4, 9)])
     with torch.no_grad(): a,b = learn.model(x),learn.model(x.flip(3))
@@ -143,7 +154,8 @@ def test_points_are_mirrored_back():
 
 def typed(x, y, cls): return [(x, cls(y))]
 
-@pytest.mark.parametrize('views,err,match', [('x', ValueError, "'h', 'v', 'hv', 'd4', 'shift'"), ([], ValueError, 'empty')])
+@pytest.mark.parametrize('views,err,match',
+    [('x', ValueError, "'h', 'v', 'hv', 'd4', 'shift'"), ([], ValueError, 'empty')])
 def test_wrong_arguments(learn, views, err, match):
     with pytest.raises(err, match=match): learn.tta_flip(views=views)
     with pytest.raises(ValueError, match="avg='mean' is neither"): learn.tta_flip(avg='mean')
@@ -158,15 +170,17 @@ class Counting(Module):
 def test_refusals_come_before_any_work():
     x = torch.randint(0, 5, (6,7))
     dl = DataLoader(list(zip(x, torch.arange(6)%2)), bs=3)
-    learn = quiet(Learner(DataLoaders(dl, dl), Counting(nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(28, 2))),
-        loss_func=CrossEntropyLossFlat()))
+    model = Counting(nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(28, 2)))
+    learn = quiet(Learner(DataLoaders(dl, dl), model, loss_func=CrossEntropyLossFlat()))
     with pytest.raises(TypeError, match=r'needs an image to flip.*Tensor\[3, 7\]'): learn.tta_flip()
     box = DataBlock((TransformBlock, TransformBlock), get_x=seg_item, get_y=lambda i: TensorBBox(torch.rand(1,4)))
-    learn = quiet(Learner(box.dataloaders(list(range(9)), bs=3, num_workers=0), Counting(conv_net(4, sz=16)), loss_func=MSELossFlat()))
+    dls = box.dataloaders(list(range(9)), bs=3, num_workers=0)
+    learn = quiet(Learner(dls, Counting(conv_net(4, sz=16)), loss_func=MSELossFlat()))
     with pytest.raises(TypeError, match='bounding boxes'): learn.tta_flip()
     assert learn.model.calls == 0
     wide = DataBlock((TransformBlock, CategoryBlock), get_x=lambda i: TensorImage(image(i, h=8, w=6)), get_y=label)
-    learn = quiet(Learner(wide.dataloaders(list(range(9)), bs=3, num_workers=0), Counting(nn.Conv2d(3, 3, 3)), loss_func=CrossEntropyLossFlat()))
+    dls = wide.dataloaders(list(range(9)), bs=3, num_workers=0)
+    learn = quiet(Learner(dls, Counting(nn.Conv2d(3, 3, 3)), loss_func=CrossEntropyLossFlat()))
     with pytest.raises(ValueError, match='square, and these are 8×6'): learn.tta_flip(views='d4')
     assert learn.model.calls == 0
 
@@ -179,11 +193,13 @@ def test_untyped_maps_ask_for_what_they_are():
     with torch.no_grad(): want = (learn.model(x).softmax(1) + learn.model(x.flip(3)).softmax(1).flip(3))/2
     assert torch.allclose(learn.tta_flip(dl=dls.valid, output='map', reorder=False)[0], want, atol=1e-6)
 
-@pytest.mark.parametrize('loss', [BCEWithLogitsLossFlat(), MSELossFlat(), FocalLossFlat(), LabelSmoothingCrossEntropyFlat()])
+@pytest.mark.parametrize('loss',
+    [BCEWithLogitsLossFlat(), MSELossFlat(), FocalLossFlat(), LabelSmoothingCrossEntropyFlat()])
 def test_other_losses(loss):
     multi = isinstance(loss.func, (nn.BCEWithLogitsLoss, nn.MSELoss))
     def target(i): return TensorMultiCategory([float(i%2), float(i%3 > 0), 1.]) if multi else TensorCategory(i%3)
-    block = DataBlock((TransformBlock, TransformBlock), get_x=lambda i: TensorImage(image(i)), get_y=target, splitter=IndexSplitter(range(9)))
+    block = DataBlock((TransformBlock, TransformBlock), get_x=lambda i: TensorImage(image(i)), get_y=target,
+        splitter=IndexSplitter(range(9)))
     set_seed(3)
     learn = quiet(Learner(block.dataloaders(list(range(12)), bs=3, num_workers=0), conv_net(), loss_func=loss))
     x = torch.stack([image(i) for i in range(9)])
@@ -199,8 +215,9 @@ def fingerprint(learn):
     h = hashlib.sha256()
     for k,v in learn.model.state_dict().items(): h.update(k.encode() + v.numpy().tobytes())
     rec = learn.recorder
-    state = [[(type(m), m.training, len(m._forward_hooks)) for m in learn.model.modules()], list(map(repr, learn.cbs)), rec.losses, rec.values,
-        rec.lrs, [dl.rng.getstate() for dl in learn.dls.loaders], random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
+    rngs = [dl.rng.getstate() for dl in learn.dls.loaders],random.getstate(),np.random.get_state()[1].tolist()
+    modules = [(type(m), m.training, len(m._forward_hooks)) for m in learn.model.modules()]
+    state = [modules, list(map(repr, learn.cbs)), rec.losses, rec.values, rec.lrs, rngs, torch.get_rng_state().tolist(),
         sorted(vars(learn)), learn.opt.state_dict()['hypers'], torch.is_autocast_enabled('cpu'), learn.lock.locked(),
         [p.grad is None or p.grad.sum().item() for p in learn.model.parameters()]]
     return h.hexdigest(), repr(state)
@@ -237,8 +254,9 @@ def test_every_view_runs_under_autocast(learn, xs):
     learn.add_cb(CPUMixedPrecision('bf16'))
     preds = learn.tta_flip()[0]
     learn.model.eval()
-    with torch.no_grad(), torch.autocast('cpu', dtype=torch.bfloat16): outs = [learn.model(o).float() for o in (xs, xs.flip(3))]
-    assert torch.allclose(preds, (outs[0].softmax(1) + outs[1].softmax(1))/2, atol=1e-6) and preds.dtype == torch.float32
+    with torch.no_grad(), torch.autocast('cpu', dtype=torch.bfloat16):
+        outs = [learn.model(o).float().softmax(1) for o in (xs, xs.flip(3))]
+    assert torch.allclose(preds, sum(outs)/2, atol=1e-6) and preds.dtype == torch.float32
     assert not torch.is_autocast_enabled('cpu')
 
 def test_interrupted_mixed_precision_leaves_autocast(learn):
@@ -295,8 +313,9 @@ def test_an_image_among_other_inputs():
 
 def test_survives_pickling(learn, tmp_path):
     cb = pickle.loads(pickle.dumps(FlipTTA('shift')))
-    assert repr(cb.views) == repr(tta_views('shift')) and [v.weight for v in cb.views] == [v.weight for v in tta_views('shift')]
-    for v,w in zip(cb.views, tta_views('shift')): assert torch.equal(v(image(1)[None]), w(image(1)[None]))
+    want = tta_views('shift')
+    assert repr(cb.views) == repr(want) and [v.weight for v in cb.views] == [v.weight for v in want]
+    for v,w in zip(cb.views, want): assert torch.equal(v(image(1)[None]), w(image(1)[None]))
 
 def test_report_counts_and_p_value(learn):
     from scipy.stats import binomtest
@@ -397,7 +416,8 @@ def test_sets_of_a_report_are_checked_before_work(learn):
 def test_shifts_that_reflection_cant_fill_are_refused(learn, shape):
     "Before the model is called"
     calls = []
-    learn.model = nn.Sequential(nn.AdaptiveAvgPool2d(1) if len(shape)==4 else nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, 3))
+    pool = nn.AdaptiveAvgPool2d(1) if len(shape)==4 else nn.AdaptiveAvgPool3d(1)
+    learn.model = nn.Sequential(pool, nn.Flatten(), nn.Linear(3, 3))
     learn.model.register_forward_hook(lambda *_: calls.append(1))
     dl = TfmdDL([(TensorImage(torch.rand(shape[1:])), TensorCategory(0))]*4, bs=4, do_setup=False)
     with pytest.raises(ValueError, match='larger than the move'): learn.tta_flip(dl=dl, views='shift')
