@@ -1,6 +1,10 @@
 "The notebooks run, and what is made from them is in step with them"
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-import filecmp, json, pytest, re, shutil, subprocess, sys
+import filecmp, json, os, pytest, re, shutil, subprocess, sys
+
+from nbdev.test import test_nb as run_nb
 
 root = Path(__file__).parents[1]
 notebooks = sorted((root/'nbs').rglob('[!_.]*.ipynb'))
@@ -10,9 +14,18 @@ def command(*args, cwd=root):
     assert res.returncode == 0, res.stdout + res.stderr
     return res.stdout
 
+def run_quickly(nb):
+    "As `.ci/nbs.py test` does, but with nbdev's own shell"
+    os.environ['FASTAI_EXT_QUICK'] = '1'
+    return run_nb(nb, force_flags=['slow'])[0]
+
 @pytest.mark.slow
 @pytest.mark.parametrize('nb', notebooks, ids=lambda o: o.stem)
-def test_notebook_runs(nb): command('python', root/'.ci'/'nbs.py', 'test', nb)
+def test_notebook_runs(nb):
+    "Each in a process of its own that begins with fastai imported, which takes longer than what most notebooks do"
+    context = get_context('forkserver')
+    context.set_forkserver_preload(['fastai.vision.all', 'nbdev.test'])
+    with ProcessPoolExecutor(1, context) as pool: assert pool.submit(run_quickly, nb).result()
 
 def test_export_cleaning_and_readme_are_in_step(tmp_path):
     for o in ('nbs', 'fastai_ext', '.ci', 'benchmarks'): shutil.copytree(root/o, tmp_path/o, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
