@@ -36,13 +36,15 @@ def test_number_of_patches_is_uniform():
     assert len(counts)==5 and ((counts/20_000-.2).abs() < .015).all()
 
 def test_fraction_erased():
-    "8% of the pixels with 4 patches of 4% that do not heed one another: E[1-(1-.04)^n], at places away from the border"
+    "That of up to 4 patches of 4 by 4 in 20 by 20, each at any of 17 by 17 places, whichever the others have"
     set_seed(2)
-    got = rand_erase(torch.zeros(20_000,1,20,20), fill=1.).mean()
-    one = rand_erase(torch.zeros(20_000,1,20,20), max_num=1, fill=1.)
+    one,got = (rand_erase(torch.zeros(20_000,1,20,20), max_num=n, fill=1.) for n in (1,4))
     assert abs(one.mean()-.5*.04) < 5e-4
     assert set(one.sum((1,2,3)).tolist()) == {0.,16.}
-    assert .06 < got < .08
+    i = torch.arange(20)
+    over = torch.stack([i+1, 20-i]).amin(0).clamp(max=4)/17 # how likely a patch lies over a row or a column
+    want = 1-torch.stack([(1-over[:,None]*over)**n for n in range(5)]).mean(0)
+    assert abs(got.mean()-want.mean()) < 1.5e-3 and torch.allclose(got.mean((0,1)), want, atol=.01)
 
 @pytest.mark.parametrize('f', [rand_erase, rand_copy])
 def test_p(f):
