@@ -756,6 +756,7 @@ def test_unknown_argument_is_named(cls):
 
 # The lesson's own idioms
 
+@pytest.mark.slow
 @pytest.mark.parametrize('f',
     [rand_erase, partial(rand_erase, pct=(.1,.5)), partial(rand_erase, pct=(.1,.5), fill=(1,2,3)),
     partial(rand_erase, stats='image'), rand_copy, partial(rand_pad_crop, pad=2), partial(rand_flip, vertical=True)],

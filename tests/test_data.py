@@ -171,6 +171,7 @@ def test_workers_give_the_same(small):
     a,b = [fashion_mnist_dls(small, bs=16, num_workers=n, device='cpu') for n in (0,2)]
     assert torch.equal(torch.cat([x for x,_ in a.valid]), torch.cat([x for x,_ in b.valid]))
 
+@pytest.mark.slow
 def test_export_predicts_files_in_a_fresh_process(small, tmp_path):
     dls = fashion_mnist_dls(small, bs=16, device='cpu')
     learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), path=tmp_path)

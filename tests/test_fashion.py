@@ -31,6 +31,16 @@ def run(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp('run')/'a b'
     return out,fashion_job(out, data=folder, **quick)
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    "Pictures are empty files where no test looks at them: to draw them takes most of a small job"
+    monkeypatch.setattr(plt, 'savefig', lambda path, **_: Path(path).touch())
+
+@pytest.fixture
+def copied(run, undrawn, tmp_path):
+    "A copy of the finished run, which others may look at, and what the job returned"
+    return shutil.copytree(run[0], tmp_path/'copy'),run[1]
+
 def weights(out): return [torch.load(o, weights_only=False)['model'] for o in sorted((out/'members').glob('*.pth'))]
 def same(a, b): return len(a) == len(b) > 0 and all(torch.equal(x[k], y[k]) for x,y in zip(a, b) for k in x)
 
@@ -66,8 +76,8 @@ class Stop(Callback):
     def after_pred(self):
         if self.training and len(self.recorder.losses) == self.at: raise KeyboardInterrupt
 
-@pytest.mark.parametrize('at', [1, 4])
-def test_resumed_run_ends_with_the_same_weights(run, folder, tmp_path, monkeypatch, at):
+@pytest.mark.parametrize('at', [pytest.param(1, marks=pytest.mark.slow), 4])
+def test_resumed_run_ends_with_the_same_weights(run, folder, tmp_path, monkeypatch, undrawn, at):
     "Interrupted in the first epoch and in the second of a member"
     make = mod.fashion_learner
     monkeypatch.setattr(mod, 'fashion_learner', lambda *a, **k: make(*a, **k).add_cb(Stop(at)))
@@ -78,12 +88,12 @@ def test_resumed_run_ends_with_the_same_weights(run, folder, tmp_path, monkeypat
     assert same(weights(tmp_path), weights(run[0])) and res['ensemble'] == run[1]['ensemble']
     assert len(json.loads((tmp_path/'members'/'member_1.json').read_text())['loss']) == 6
 
-def test_one_seed_exports_that_member(folder, tmp_path):
+def test_one_seed_exports_that_member(folder, undrawn, tmp_path):
     res = fashion_job(tmp_path, data=folder, **{**quick, 'seeds': [1], 'epochs': 1})
     assert res['ensemble'] == res['members']['1']['accuracy'] and (tmp_path/'learner.pkl').is_file()
 
-def test_resuming_a_finished_run_trains_nothing(run, capsys):
-    out,res = run
+def test_resuming_a_finished_run_trains_nothing(copied, capsys):
+    out,res = copied
     before = weights(out)
     again = fashion_job(out, resume=True)
     assert again['ensemble'] == res['ensemble'] and same(weights(out), before)
@@ -145,7 +155,7 @@ def test_predict(capsys, run, tmp_path):
     assert predict_images(out, names[2:], invert=True)[0] == pytest.approx(got, abs=1e-5)
 
 @pytest.mark.slow
-def test_training_that_diverges_is_an_error_whose_advice_can_be_followed(capsys, tmp_path, folder):
+def test_training_that_diverges_is_an_error_whose_advice_can_be_followed(capsys, tmp_path, folder, undrawn):
     out = tmp_path/'out'
     args = ['fashion', '--out', str(out), '--data', folder, '--model', 'mini_convnet', '--epochs', '1', '--seeds', '1',
         '--bs', '20', '--lr']
@@ -172,8 +182,8 @@ def test_settings_of_the_wrong_type(tmp_path, given, match):
     with pytest.raises(TypeError, match=match): fashion_job(tmp_path/'out', **given)
     assert not (tmp_path/'out').exists()
 
-def test_settings_as_python_has_them(run, folder):
-    out,res = run
+def test_settings_as_python_has_them(copied, folder):
+    out,res = copied
     assert fashion_job(out, resume=True, seeds=(1,2), data=Path(folder))['ensemble'] == res['ensemble']
 
 def test_other_data_than_the_run_was_begun_with(capsys, run):
@@ -274,15 +284,16 @@ def test_edited_history(capsys, run, change):
     try: check_error(capsys, ['fashion', '--out', str(run[0]), '--resume'], 'member_1.json is damaged', first(change))
     finally: f.write_text(was)
 
-def test_two_processes_on_one_folder(capsys, run):
-    lock = str(run[0]/'members'/'.lock')
+def test_two_processes_on_one_folder(capsys, copied):
+    out,_ = copied
+    lock = str(out/'members'/'.lock')
     code = f"from filelock import FileLock\nwith FileLock({lock!r}):\n print('held', flush=True)\n input()"
     p = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert p.stdout.readline() == 'held\n'
-        check_error(capsys, ['fashion', '--out', str(run[0]), '--resume'], 'Another process is at work')
+        check_error(capsys, ['fashion', '--out', str(out), '--resume'], 'Another process is at work')
     finally: p.communicate('\n')
-    fashion_job(run[0], resume=True)
+    fashion_job(out, resume=True)
 
 def test_several_processes_are_refused(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv('WORLD_SIZE', '2')

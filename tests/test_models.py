@@ -86,6 +86,7 @@ def test_features_only(name):
     m.load_state_dict({k.replace('stages.', 'stages_'): v for k,v in body.items()})
     torch.testing.assert_close(m.eval()(x)[-1], full.eval().forward_features(x))
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', names)
 def test_compiles_whole(name):
     m = timm.create_model(name).eval()

@@ -10,43 +10,39 @@ def run_py(code, **kwargs):
     assert res.returncode == 0, res.stderr
     return res.stdout
 
-def test_no_name_of_fastai_gets_another_meaning():
-    "Vision's names are all there; those of the other applications are free of ours too, since people import both"
+@pytest.fixture(scope='module')
+def imported():
+    "What a new process finds that imports fastai's vision, then ours, then fastai's other applications"
     code = '''
-import json
+import importlib, json, pkgutil, sys
 from fastai.vision import all as vision
+from fastai.learner import Learner
+modules,methods = set(sys.modules),dict(vars(Learner))
+from fastai_ext import all as ours
+new = {o.split('.')[0] for o in set(sys.modules)-modules} - set(sys.stdlib_module_names)
+patched = [k for k,v in vars(Learner).items() if k in methods and methods[k] is not v]
 from fastai.text import all as text
 from fastai.tabular import all as tabular
 from fastai import collab
-from fastai.learner import Learner
-before = dict(vars(Learner))
-from fastai_ext import all as ours
 def public(m): return {k: v for k,v in vars(m).items() if not k.startswith('_')}
-lacking = [k for k,v in public(vision).items() if getattr(ours, k, None) is not v]
-other = [k for m in (text, tabular, collab) for k,v in public(ours).items() if v is not getattr(m, k, v)]
-print(json.dumps([lacking, other, [k for k,v in vars(Learner).items() if k in before and before[k] is not v]]))'''
-    assert json.loads(run_py(code).splitlines()[-1]) == [[], [], ['summary']]
-
-def test_all_brings_every_public_name():
-    code = '''
-import importlib, json, pkgutil, fastai_ext
-from fastai_ext import all as ours
-names = [o.name for o in pkgutil.iter_modules(fastai_ext.__path__) if o.name[0] != '_']
+changed = [k for k,v in public(vision).items() if getattr(ours, k, None) is not v]
+clashes = [k for m in (text, tabular, collab) for k,v in public(ours).items() if v is not getattr(m, k, v)]
+names = [o.name for o in pkgutil.iter_modules(sys.modules['fastai_ext'].__path__) if o.name[0] != '_']
 mods = [importlib.import_module(f'fastai_ext.{o}') for o in set(names) - {'all', 'settings', 'fashion', 'cli'}]
 lacking = [f'{m.__name__}.{n}' for m in mods for n in m.__all__ if getattr(ours, n, None) is not getattr(m, n)]
-print(json.dumps([len(mods), lacking]))'''
-    n,missing = json.loads(run_py(code).splitlines()[-1])
-    assert n >= 8 and missing == []
+res = dict(new=sorted(new), patched=patched, changed=changed, clashes=clashes, n=len(mods), lacking=lacking)
+print(json.dumps(res))'''
+    return json.loads(run_py(code).splitlines()[-1])
 
-def test_import_is_light():
+def test_no_name_of_fastai_gets_another_meaning(imported):
+    "Vision's names are all there; those of the other applications are free of ours too, since people import both"
+    assert (imported['changed'], imported['clashes'], imported['patched']) == ([], [], ['summary'])
+
+def test_all_brings_every_public_name(imported): assert imported['n'] >= 8 and imported['lacking'] == []
+
+def test_import_is_light(imported):
     "Nothing that fastai has not imported already but standard library and our own modules"
-    code = '''
-import json, sys
-from fastai.vision import all
-before = set(sys.modules)
-from fastai_ext import all
-print(json.dumps(sorted({o.split('.')[0] for o in set(sys.modules)-before} - set(sys.stdlib_module_names))))'''
-    assert json.loads(run_py(code).splitlines()[-1]) == ['fastai_ext']
+    assert imported['new'] == ['fastai_ext']
 
 # Which modules a module may import; each only those above it, so there is no circle
 uses = dict(twin='', core='twin', averaging='core', data='core', layers='core', models='core layers', operators='',

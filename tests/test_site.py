@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 import ast, importlib, inspect, json, os, pytest, re, shutil, subprocess, sys, threading
 
+pytestmark = pytest.mark.slow
 pytest.importorskip('smalldocs', reason='smalldocs, which renders the site, needs Python 3.11')
 from fastai_ext._modidx import d as modidx
 
@@ -228,26 +229,6 @@ def test_code_that_is_not_for_the_pages_is_hidden(pages):
         assert 'mean ± sd' in ' '.join(pages[f'{k}.html'].text)
     for p in pages.values():
         assert not re.search(r'nbdev_export\(|default_exp|#\| ', p.path.read_text(encoding='utf-8'))
-
-def test_the_numbers_of_the_readme_are_those_of_the_benchmark():
-    text = (root/'README.md').read_text(encoding='utf-8')
-    text = text.partition("## The main job's results")[2].partition('\n## ')[0]
-    bench = json.loads((root/'benchmarks/results/fashion.json').read_text())
-    r = bench['summary']
-    plain,tta = re.search(r'mean ± sd of \d seeds \| (.*?) \| (.*?) \|', text).groups()
-    ens = re.search(r'members ensembled \| (.*?) \| (.*?) \|', text).groups()
-    for have,want in zip((plain, tta), ('test', 'test_tta')):
-        assert [round(r[want][o], 4) for o in ('mean', 'sd')] == [float(o) for o in have.split(' ± ')]
-    assert [round(r['ensemble'][o], 4) for o in ('test', 'test_tta')] == [float(o) for o in ens]
-    epochs, params, macs, secs = re.search(r'(\d+) epochs each; ([\d,]+) parameters, ([\d.]+) MMACs.*?takes\s+(\d+) s',
-        text, re.S).groups()
-    assert (int(epochs), int(params.replace(',', '')), int(secs)) == (bench['settings']['epochs'], r['params'],
-        round(r['job_s']))
-    assert float(macs) == round(r['macs']/1e6, 1)
-
-def test_links_of_the_readme_exist():
-    links = re.findall(r'\]\((?!\w+:)([^)#]+)', (root/'README.md').read_text(encoding='utf-8'))
-    assert len(links) > 9 and [o for o in links if not (root/o).exists()] == []
 
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *args): pass

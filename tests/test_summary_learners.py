@@ -71,14 +71,16 @@ def test_collab_learner(use_nn):
     s = _same(learn)
     assert s.in_shape in ((4,2), [(4,2), (4,0)]) and s.total_params == sum(p.numel() for p in learn.model.parameters())
 
+small = dict(emb_sz=40, n_hid=60)
+
 def test_text_classifier_sees_the_padded_batch():
     xs = [torch.arange(3+i) % 9 + 1 for i in range(12)]
     dsets = Datasets(list(range(12)), tfms=[[lambda i: TensorText(xs[i])], [lambda i: TensorCategory(i%2)]],
         splits=[range(8), range(8,12)])
     dls = dsets.dataloaders(bs=4, dl_type=SortedDL, before_batch=pad_input, num_workers=0)
     assert not module._is_ordinary(dls.train)
-    learn = Learner(dls, get_text_classifier(AWD_LSTM, 50, 2, seq_len=4), loss_func=CrossEntropyLossFlat(),
-        cbs=ModelResetter())
+    model = get_text_classifier(AWD_LSTM, 50, 2, seq_len=4, config={**awd_lstm_clas_config, **small})
+    learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), cbs=ModelResetter())
     s = _same(learn)
     assert s.fallback and (s.bs, s.in_shape) == (1, (1,10))
 
@@ -87,7 +89,8 @@ def test_language_model_learner():
         splits=[range(4), range(4,6)])
     dls = dsets.dataloaders(bs=3, seq_len=5, dl_type=LMDataLoader, num_workers=0)
     assert not module._is_ordinary(dls.train)
-    learn = Learner(dls, get_language_model(AWD_LSTM, 50), loss_func=CrossEntropyLossFlat(), cbs=rnn_cbs(2, 1))
+    model = get_language_model(AWD_LSTM, 50, config={**awd_lstm_lm_config, **small})
+    learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), cbs=rnn_cbs(2, 1))
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     s = _same(learn)
     assert s.in_shape == (3,5)
@@ -268,14 +271,16 @@ def test_a_model_that_needs_data_gets_a_real_batch():
     assert s.fallback and (s.bs, s.in_shape) == (1, (1,1,8,8))
 
 def test_text_learners_of_fastai():
-    "Made as users make them; the MACs of an AWD-LSTM of 400, 1152, 1152, 400 units, whose decoder shares the embedding"
+    "Made as users make them; the MACs of an AWD-LSTM of 40, 60, 60, 40 units, whose decoder shares the embedding"
     df = pd.DataFrame(dict(text=['a good film', 'nothing to see here at all', 'a bad film', 'very very good']*20,
         label=[1,0,0,1]*20))
     dls = TextDataLoaders.from_df(df, text_col='text', is_lm=True, valid_pct=.2, bs=8, seq_len=10)
-    s = language_model_learner(dls, AWD_LSTM, pretrained=False).summary()
-    lstm = sum(4*n*(i+n) for i,n in ((400,1152), (1152,1152), (1152,400)))
-    assert (s.error, s.fallback, s.total_macs) == ('', '', 10*(lstm + 400*len(dls.vocab)))
+    config = {**awd_lstm_lm_config, **small}
+    s = language_model_learner(dls, AWD_LSTM, pretrained=False, config=config).summary()
+    lstm = sum(4*n*(i+n) for i,n in ((40,60), (60,60), (60,40)))
+    assert (s.error, s.fallback, s.total_macs) == ('', '', 10*(lstm + 40*len(dls.vocab)))
     dls = TextDataLoaders.from_df(df, text_col='text', label_col='label', valid_pct=.2, bs=8)
-    s = text_classifier_learner(dls, AWD_LSTM, pretrained=False).summary()
+    config = {**awd_lstm_clas_config, **small}
+    s = text_classifier_learner(dls, AWD_LSTM, pretrained=False, config=config).summary()
     assert s.error == '' and s.fallback and s.unknown == {}
-    assert s.total_macs == dls.one_batch()[0].shape[1]*lstm + 1200*50 + 50*2
+    assert s.total_macs == dls.one_batch()[0].shape[1]*lstm + 120*50 + 50*2

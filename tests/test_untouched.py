@@ -173,9 +173,11 @@ learners = dict(vision=vision, vision_frozen=lambda: vision(), vision_trained=la
     callbacks=lambda: tensors(cbs=[BatchTransform(lambda x: x+1), Record('lr', 'mom'), LayerStats(every=1),
         BatchScheduler(partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=.1))]))
 
+long = 'compiled_body','unet_trained'
+
 def test_there_are_forty(): assert len(learners) >= 40
 
-@pytest.mark.parametrize('name', learners)
+@pytest.mark.parametrize('name', [pytest.param(o, marks=[pytest.mark.slow]*(o in long)) for o in learners])
 def test_untouched(name):
     learn = learners[name]()
     if name == 'vision_frozen': learn.freeze()
