@@ -356,6 +356,7 @@ def test_inference_mode():
         with torch.inference_mode(): return F.scaled_dot_product_attention(q, q, q)@q.mT
     assert summarize(F1(g), q).total_macs == 2*7*7*16 + 2*7*7*8
 
+@pytest.mark.filterwarnings(r'ignore:flex_attention called without torch\.compile:UserWarning')
 def test_flex_attention_and_cond():
     from torch.nn.attention.flex_attention import flex_attention
     q = torch.randn(2,2,16,8)
@@ -431,12 +432,14 @@ def test_keyword_arguments_of_the_model():
     assert summarize(m, z(2,3), scale=z(4)).total_macs == 12 and summarize(m, x=z(2,3), scale=2.).total_macs == 12
     assert 'surprise' in summarize(m, z(2,3), surprise=1).error
 
+@pytest.mark.filterwarnings('ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning')
 def test_sparse_and_nested():
-    i = torch.sparse_coo_tensor([[0,1],[1,0]], [1.,2.], (2,3))
+    coo = partial(torch.sparse_coo_tensor, [[0,1],[1,0]], [1.,2.], check_invariants=True)
+    i = coo((2,3))
     s = summarize(F1(lambda self, x: torch.sparse.mm(x, self.w), w=nn.Parameter(z(3,4))), i)
     assert s.error == ''
     m = F1(lambda self, x: torch.sparse.mm(self.adj, x))
-    m.register_buffer('adj', torch.sparse_coo_tensor([[0,1],[1,0]], [1.,2.], (2,2)))
+    m.register_buffer('adj', coo((2,2)))
     assert summarize(m, z(2,3)).error == '' and m.adj.is_sparse
     n = torch.nested.nested_tensor([z(2,3), z(4,3)])
     assert summarize(F1(lambda self, x: self.lin(x), lin=nn.Linear(3,4)), n, bs=2).error == ''
