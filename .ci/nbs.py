@@ -1,7 +1,6 @@
 """The notebook chores that nbdev leaves to Quarto or to Jupyter
 
 python .ci/nbs.py run [NOTEBOOK ...]    run notebooks (all of them by default) and save their outputs
-python .ci/nbs.py test [NOTEBOOK ...]   run them, long tutorials with a reduced setting, and save nothing
 python .ci/nbs.py readme                write README.md from nbs/index.ipynb"""
 from pathlib import Path
 import os, posixpath, re, sys, time
@@ -15,15 +14,12 @@ os.environ['PYTHONWARNINGS'] = 'ignore:`torch.jit.script` is deprecated,ignore:I
 
 def notebooks(names): return [Path(o).resolve() for o in names] or sorted((root/'nbs').rglob('[!_.]*.ipynb'))
 
-def execute(names, save):
+def run(names):
     for p in notebooks(names):
         start = time.time()
         nb = nbformat.read(p, as_version=4)
-        # tests that run beside this one import the modules
-        if not save: nb.cells = [c for c in nb.cells if 'nbdev_export()' not in c.source]
-        where = dict(metadata=dict(path=str(root/'nbs')))
-        NotebookClient(nb, timeout=900, kernel_name='python3', resources=where).execute()
-        if save: nbformat.write(nb, p)
+        NotebookClient(nb, timeout=900, kernel_name='python3', resources=dict(metadata=dict(path=str(root/'nbs')))).execute()
+        nbformat.write(nb, p)
         print(f'{p.relative_to(root)}: ran in {time.time()-start:.0f} s', flush=True)
 
 def output_md(o):
@@ -51,7 +47,6 @@ def readme():
 
 if __name__ == '__main__':
     todo, *names = sys.argv[1:] or ['']
-    if todo == 'test': os.environ['FASTAI_EXT_QUICK'] = '1'
-    if todo in ('run', 'test'): execute(names, save=todo == 'run')
+    if todo == 'run': run(names)
     elif todo == 'readme': readme()
     else: sys.exit(__doc__)

@@ -141,8 +141,8 @@ def anneal(epochs, seeds, lrs):
     for lr in lrs: print(f'| {lr:g} | ' + ' | '.join(mean_sd(accs[lr,how], 3) for how in hows) + ' |')
 
 @call_parse
-def main(part:Annotated[str, dict(choices=['overhead', 'anneal'])], bs:int=256, steps:int=200, batches:int=6, runs:int=4,
-    epochs:int=10, seeds:int=3, lrs:Annotated[float, dict(nargs='+')]=(5e-3, 1e-2, 2e-2)):
+def main(part:Annotated[str, dict(choices=['overhead', 'anneal'])], bs:int=256, steps:int=200, batches:int=6,
+    runs:int=4, epochs:int=10, seeds:int=3, lrs:Annotated[float, dict(nargs='+')]=(5e-3, 1e-2, 2e-2)):
     torch.set_num_threads(1)
     if part=='overhead': overhead(bs, steps, batches, runs)
     else: anneal(epochs, seeds, lrs)

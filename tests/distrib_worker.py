@@ -1,4 +1,4 @@
-"Run by test_distrib: predictions of two processes, as one process makes them; writes them to the file that is its argument"
+"Run by test_distrib: predictions of two processes, as one makes them, written to the file that is its argument"
 from fastai.distributed import *
 from fastai.vision.all import *
 import contextlib, sys
@@ -22,9 +22,9 @@ def preds(learns, files):
     dl = learns[0].dls.test_dl(list(range(13, 30)), with_labels=True)
     together = ensemble(learns).remove_cb(ProgressCallback)
     report = tensor(learns[0].tta_report(sets='h').to_df()[['fixed','broke']].fillna(0).astype(float).values)
-    return (learns[0].tta_flip(), learns[0].tta_flip(views='d4', ds_idx=0), ensemble_preds(learns), ensemble_preds(learns, cbs=FlipTTA('h')),
-        ensemble_preds(files, dl=dl), ensemble_preds([learns[0], files[1]], dl=dl), together.tta_flip(),
-        (report, report))
+    return (learns[0].tta_flip(), learns[0].tta_flip(views='d4', ds_idx=0), ensemble_preds(learns),
+        ensemble_preds(learns, cbs=FlipTTA('h')), ensemble_preds(files, dl=dl),
+        ensemble_preds([learns[0], files[1]], dl=dl), together.tta_flip(), (report, report))
 
 def of_kinds(files):
     "The ensembles of each kind of learner, from memory and mixed with files"
@@ -36,7 +36,8 @@ def of_kinds(files):
         with contextlib.ExitStack() as stack:
             if num_distrib():
                 for o in learns: stack.enter_context(o.distrib_ctx(sync_bn=False, cpu=True))
-            res += [ensemble_preds(learns), ensemble_preds([learns[0], files/f'{k}1.pkl', learns[2]], dl=kinds.everything(k, learns))]
+            res += [ensemble_preds(learns),
+                ensemble_preds([learns[0], files/f'{k}1.pkl', learns[2]], dl=kinds.everything(k, learns))]
     return [(p, first(L(t))) for p,t in res]
 
 class Sides(Callback):
@@ -45,15 +46,18 @@ class Sides(Callback):
     def __init__(self): self.got = []
     def after_pred(self):
         if not self.training: return
-        for o,i in zip(self.x, self.y): self.got.append([self.epoch, int(i), int(not torch.equal(torch.Tensor(o), torch.Tensor(image(int(i)))))])
+        for o,i in zip(self.x, self.y):
+            self.got.append([self.epoch, int(i), int(not torch.equal(torch.Tensor(o), torch.Tensor(image(int(i)))))])
 
 def number(i): return i
 
 def sides():
     "What two epochs with `AlternateFlip` show"
-    block = DataBlock((TransformBlock, RegressionBlock), get_x=image, get_y=number, splitter=IndexSplitter(range(13, 30)))
+    block = DataBlock((TransformBlock, RegressionBlock), get_x=image, get_y=number,
+        splitter=IndexSplitter(range(13, 30)))
     dls = block.dataloaders(list(range(30)), bs=4, num_workers=0, device='cpu')
-    learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(192, 1)), loss_func=MSELossFlat(), cbs=AlternateFlip()).remove_cb(ProgressCallback)
+    learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(192, 1)), loss_func=MSELossFlat(),
+        cbs=AlternateFlip()).remove_cb(ProgressCallback)
     together = learn.distrib_ctx(sync_bn=False, cpu=True) if num_distrib() else contextlib.nullcontext()
     with learn.no_logging(), together: learn.fit(2, 1e-5, cbs=(seen := Sides()))
     return tensor(seen.got)
@@ -69,7 +73,8 @@ def main(out):
         for o,f in zip(learns, files): o.export(f)
     if num_distrib():
         DistributedDL._broadcast = broadcast
-        with learns[0].distrib_ctx(sync_bn=False, cpu=True), learns[1].distrib_ctx(sync_bn=False, cpu=True): res = preds(learns, files)
+        with learns[0].distrib_ctx(sync_bn=False, cpu=True), learns[1].distrib_ctx(sync_bn=False, cpu=True):
+            res = preds(learns, files)
     else: res = preds(learns, files)
     res = [*res, *of_kinds(Path(out).parent)]
     torch.save([tuple(map(torch.Tensor, o)) for o in res], f'{out}_{rank_distrib()}')

@@ -4,7 +4,8 @@ from collections import deque
 import hashlib, logging, types, weakref
 
 _rngs = random.Random,np.random.Generator,np.random.RandomState,torch.Generator
-_same_for_all = type,types.ModuleType,types.BuiltinFunctionType,types.CodeType,weakref.ref,logging.Logger,torch.dtype,torch.device,property
+_same_for_all = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, weakref.ref, logging.Logger,
+    torch.dtype, torch.device, property)
 
 def _bits(b): return hashlib.sha256(b).hexdigest()[:16]
 
@@ -25,12 +26,15 @@ def _parts(o):
     if isinstance(o, (list,tuple,set,frozenset,deque)): return [(f'[{i}]', v) for i,v in enumerate(o)]
     if isinstance(o, types.MethodType): return [('.self', o.__self__), ('.func', o.__func__)]
     if isinstance(o, types.FunctionType):
-        return [(f'.cell{i}', c.cell_contents) for i,c in enumerate(o.__closure__ or ()) if c != types.CellType()] + [('.defaults', o.__defaults__)]
+        cells = [(f'.cell{i}', c.cell_contents) for i,c in enumerate(o.__closure__ or ()) if c != types.CellType()]
+        return cells + [('.defaults', o.__defaults__)]
     if isinstance(o, partial): return [('.func', o.func), ('.args', o.args), ('.keywords', o.keywords)]
     return [(f'.{k}', v) for k,v in list(vars(o).items())] if hasattr(o, '__dict__') else []
 
 def fingerprint(*roots):
-    "Everything that can be reached from `roots`, by path: tensors, arrays and generators to the bit, other objects by identity and by what is in them"
+    """Everything that can be reached from `roots`, by path
+
+    Tensors, arrays and generators to the bit, other objects by identity and by what is in them"""
     res,met,todo = {},{},[(f'{i}', o) for i,o in enumerate(roots)]
     while todo:
         path,o = todo.pop()
@@ -42,7 +46,8 @@ def fingerprint(*roots):
             if isinstance(o, Tensor):
                 res[path] = _tensor(o)
                 if o.is_leaf and o.grad is not None: todo.append((path+'.grad', o.grad))
-            elif isinstance(o, np.ndarray): res[path] = id(o),o.shape,str(o.dtype),_bits(o.tobytes()) if o.dtype != object else ''
+            elif isinstance(o, np.ndarray):
+                res[path] = id(o),o.shape,str(o.dtype),_bits(o.tobytes()) if o.dtype != object else ''
             elif isinstance(o, _rngs): res[path] = id(o),_rng_state(o)
             elif isinstance(o, (pd.DataFrame,pd.Series)): res[path] = id(o),int(pd.util.hash_pandas_object(o).sum())
             else:
@@ -54,7 +59,8 @@ def fingerprint(*roots):
 def process_state():
     "Of the process: random states, switches of torch, global hooks"
     mod = nn.modules.module
-    rngs = dict(torch=_bits(torch.get_rng_state().numpy().tobytes()), numpy=str(np.random.get_state()), python=str(random.getstate()))
+    rngs = dict(torch=_bits(torch.get_rng_state().numpy().tobytes()), numpy=str(np.random.get_state()),
+        python=str(random.getstate()))
     return dict(rngs=rngs, grad=torch.is_grad_enabled(), autocast=torch.is_autocast_enabled('cpu'),
         fast=torch.backends.mha.get_fastpath_enabled(), default=torch.get_default_dtype(),
         hooks={k: list(v) for k,v in vars(mod).items() if k.startswith('_global') and isinstance(v, dict)})

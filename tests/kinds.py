@@ -1,4 +1,4 @@
-"Twelve kinds of learners whose ensembles must be right, each made in a moment; member `k` of a kind by `kinds[name](k)`"
+"Twelve kinds of learners whose ensembles must be right, each made in a moment; `kinds[name](k)` is member `k`"
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.rnn import RNNCallback
 from fastai.tabular.all import *
@@ -14,7 +14,9 @@ def mask(i): return TensorMask((image(i)[0]*3).long().clamp(max=2))
 def point(i): return TensorPoint(tensor([[i%8, i*3%8]]).float()/4-1)
 def words(i): return torch.randint(0, 9, (6,), generator=torch.Generator().manual_seed(i))
 
-def conv(no, nf=4): return nn.Sequential(nn.Conv2d(3, nf, 3, padding=1), nn.BatchNorm2d(nf), nn.ReLU(), nn.Flatten(), nn.Linear(nf*64, no))
+def conv(no, nf=4):
+    return nn.Sequential(nn.Conv2d(3, nf, 3, padding=1), nn.BatchNorm2d(nf), nn.ReLU(), nn.Flatten(),
+        nn.Linear(nf*64, no))
 
 class Pair(Module):
     "Takes two images"
@@ -39,29 +41,37 @@ def _learner(model, *blocks, x=image, y=third, block_args={}, **kwargs):
 def _classes(k, **kwargs): return _learner(conv(3, 4+k), TransformBlock, CategoryBlock, **kwargs)
 
 def _pair(k):
-    block = DataBlock((TransformBlock,TransformBlock,CategoryBlock), getters=[image,image,third], n_inp=2, splitter=split)
+    block = DataBlock((TransformBlock,TransformBlock,CategoryBlock), getters=[image,image,third], n_inp=2,
+        splitter=split)
     return Learner(block.dataloaders(list(range(30)), bs=4, num_workers=0, device='cpu'), Pair())
 
 def table():
     rng = np.random.default_rng(0)
-    return pd.DataFrame(dict(a=rng.normal(size=30), b=rng.normal(size=30)*9, c=rng.choice(list('xyz'), 30), y=rng.choice(list('no'), 30)))
+    return pd.DataFrame(dict(a=rng.normal(size=30), b=rng.normal(size=30)*9, c=rng.choice(list('xyz'), 30),
+        y=rng.choice(list('no'), 30)))
 
 def _tabular(k):
     "Each with the statistics of other rows"
     splits = list(range(4*k, 13)),list(range(13, 30))
-    to = TabularPandas(table(), [Categorify,FillMissing,Normalize], ['c'], ['a','b'], y_names='y', y_block=CategoryBlock(), splits=splits)
-    return TabularLearner(to.dataloaders(bs=4, num_workers=0, device='cpu'), TabularModel([(4,3)], 2, 2, [5]), loss_func=CrossEntropyLossFlat())
+    to = TabularPandas(table(), [Categorify,FillMissing,Normalize], ['c'], ['a','b'], y_names='y',
+        y_block=CategoryBlock(), splits=splits)
+    return TabularLearner(to.dataloaders(bs=4, num_workers=0, device='cpu'), TabularModel([(4,3)], 2, 2, [5]),
+        loss_func=CrossEntropyLossFlat())
 
 kinds = dict(classes=_classes, two_inputs=_pair, tabular=_tabular)
-kinds['normalised'] = lambda k: _classes(k, block_args=dict(batch_tfms=Normalize.from_stats([.1*(k+1)]*3, [.2+k]*3, cuda=False)))
+kinds['normalised'] = lambda k: _classes(k,
+    block_args=dict(batch_tfms=Normalize.from_stats([.1*(k+1)]*3, [.2+k]*3, cuda=False)))
 kinds['channels_last'] = lambda k: _classes(k, cbs=ChannelsLast())
 kinds['callback'] = lambda k: _classes(k, cbs=[Halved()]*(k%2))
 kinds['smoothed'] = lambda k: _classes(k, loss_func=LabelSmoothingCrossEntropyFlat())
-kinds['multi'] = lambda k: _learner(conv(3, 4+k), TransformBlock, MultiCategoryBlock, y=several, loss_func=BCEWithLogitsLossFlat())
+kinds['multi'] = lambda k: _learner(conv(3, 4+k), TransformBlock, MultiCategoryBlock, y=several,
+    loss_func=BCEWithLogitsLossFlat())
 kinds['regression'] = lambda k: _learner(conv(1), TransformBlock, RegressionBlock, y=number, loss_func=MSELossFlat())
-kinds['segmentation'] = lambda k: _learner(nn.Conv2d(3, 3, 3, padding=1), TransformBlock, TransformBlock, y=mask, loss_func=CrossEntropyLossFlat(axis=1))
+kinds['segmentation'] = lambda k: _learner(nn.Conv2d(3, 3, 3, padding=1), TransformBlock, TransformBlock, y=mask,
+    loss_func=CrossEntropyLossFlat(axis=1))
 kinds['points'] = lambda k: _learner(conv(2), TransformBlock, TransformBlock, y=point, loss_func=MSELossFlat())
-kinds['text'] = lambda k: _learner(Recurrent(), TransformBlock, CategoryBlock, x=words, loss_func=CrossEntropyLossFlat(), cbs=RNNCallback())
+kinds['text'] = lambda k: _learner(Recurrent(), TransformBlock, CategoryBlock, x=words,
+    loss_func=CrossEntropyLossFlat(), cbs=RNNCallback())
 
 def make(name, n=3):
     "`n` members of the kind `name`, always the same"

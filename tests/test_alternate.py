@@ -18,7 +18,8 @@ class Seen(Callback):
 xs = np.random.RandomState(0).randint(0, 256, (101,8,8)).astype('uint8')
 
 def learner(n=101, bs=16, cbs=None, **kwargs):
-    block = DataBlock((ImageBlock(PILImageBW), RegressionBlock), get_items=lambda _: range(n), get_x=lambda i: xs[i], get_y=noop, splitter=IndexSplitter([0]))
+    block = DataBlock((ImageBlock(PILImageBW), RegressionBlock), get_items=lambda _: range(n), get_x=lambda i: xs[i],
+        get_y=noop, splitter=IndexSplitter([0]))
     dls = block.dataloaders(None, bs=bs, device='cpu', **kwargs)
     learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), loss_func=MSELossFlat(), cbs=cbs)
     learn.remove_cb(ProgressCallback)
@@ -77,9 +78,11 @@ def test_interrupted_in_the_middle():
 
 def test_masks_go_along():
     def mask(i): return TensorMask(tensor(xs[i]).long())
-    block = DataBlock((ImageBlock(PILImageBW), TransformBlock), get_items=lambda _: range(40), get_x=lambda i: xs[i], get_y=mask, splitter=IndexSplitter([0]))
+    block = DataBlock((ImageBlock(PILImageBW), TransformBlock), get_items=lambda _: range(40), get_x=lambda i: xs[i],
+        get_y=mask, splitter=IndexSplitter([0]))
     dls = block.dataloaders(None, bs=8, device='cpu')
-    learn = Learner(dls, nn.Conv2d(1, 256, 1), loss_func=CrossEntropyLossFlat(axis=1), cbs=AlternateFlip()).remove_cb(ProgressCallback)
+    learn = Learner(dls, nn.Conv2d(1, 256, 1), loss_func=CrossEntropyLossFlat(axis=1),
+        cbs=AlternateFlip()).remove_cb(ProgressCallback)
     class Same(Callback):
         order,n = 20,0
         def after_pred(self):
@@ -118,8 +121,10 @@ def test_looked_at_and_exported(tmp_path):
 def test_loaders_without_indices_are_refused():
     data = [(torch.rand(1,8,8), torch.rand(1)) for _ in range(8)]
     dl = torch.utils.data.DataLoader(data, batch_size=4)
-    learn = Learner(DataLoaders(dl, dl), nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), loss_func=MSELossFlat(), cbs=AlternateFlip())
-    with pytest.raises(ValueError, match="needs a DataLoader of fastai's"), learn.no_bar(), learn.no_logging(): learn.fit(1)
+    learn = Learner(DataLoaders(dl, dl), nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), loss_func=MSELossFlat(),
+        cbs=AlternateFlip())
+    with pytest.raises(ValueError, match="needs a DataLoader of fastai's"), learn.no_bar(), learn.no_logging():
+        learn.fit(1)
 
 class Skip50(ItemTransform):
     def encodes(self, o):

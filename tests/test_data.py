@@ -11,9 +11,11 @@ def idx_bytes(a, code=8): return bytes([0,0,code,a.ndim]) + struct.pack(f'>{a.nd
 def write_folder(folder, n=20, m=10, **change):
     "A folder of four small files in the form of Fashion-MNIST; `change` replaces the bytes of a file"
     folder.mkdir(exist_ok=True, parents=True)
-    arrays = dict(train_x=rng.randint(0, 255, (n,28,28)), train_y=np.arange(n)%10, test_x=rng.randint(0, 255, (m,28,28)), test_y=np.arange(m)%10)
+    arrays = dict(train_x=rng.randint(0, 255, (n,28,28)), train_y=np.arange(n)%10,
+        test_x=rng.randint(0, 255, (m,28,28)), test_y=np.arange(m)%10)
     arrays = {k: v.astype(np.uint8) for k,v in arrays.items()}
-    for k,name in mod._fashion_files.items(): (folder/f'{name}.gz').write_bytes(gzip.compress(change.get(k, idx_bytes(arrays[k]))))
+    for k,name in mod._fashion_files.items():
+        (folder/f'{name}.gz').write_bytes(gzip.compress(change.get(k, idx_bytes(arrays[k]))))
     return arrays
 
 @pytest.fixture
@@ -40,8 +42,9 @@ def test_read_idx(tmp_path, code, dtype, shape, zipped):
     if shape: got[...] = 0
 
 good = idx_bytes(np.arange(6, dtype=np.uint8).reshape(2,3))
-@pytest.mark.parametrize('b,msg', [(b'', 'nothing'), (b'GIF89a', '47 49 46 38'), (good[:-1], 'cut short'), (good[:9], 'cut short'), (good[:4], 'cut short'),
-    (good+b'x', 'too long'), (bytes([0,0,7,1])+good[4:], 'no IDX file'), (bytes([0,1])+good[2:], 'no IDX file')])
+@pytest.mark.parametrize('b,msg', [(b'', 'nothing'), (b'GIF89a', '47 49 46 38'), (good[:-1], 'cut short'),
+    (good[:9], 'cut short'), (good[:4], 'cut short'), (good+b'x', 'too long'),
+    (bytes([0,0,7,1])+good[4:], 'no IDX file'), (bytes([0,1])+good[2:], 'no IDX file')])
 def test_read_idx_wrong_content(tmp_path, b, msg):
     for name,content in (('a', b), ('a.gz', gzip.compress(b))):
         (tmp_path/name).write_bytes(content)
@@ -71,7 +74,8 @@ full = Path('/usr/share/datasets/fashion-mnist')
 def test_embedded_is_what_the_recipe_draws(tmp_path):
     mod._write_subset(fashion_mnist(full), tmp_path/'a.npz')
     d = fashion_mnist('embedded')
-    with np.load(tmp_path/'a.npz') as z: assert all(np.array_equal(z[k], getattr(d, k)) for k in ('train_x', 'train_y', 'test_x', 'test_y'))
+    with np.load(tmp_path/'a.npz') as z:
+        assert all(np.array_equal(z[k], getattr(d, k)) for k in ('train_x', 'train_y', 'test_x', 'test_y'))
 
 @pytest.mark.skipif(not full.is_dir(), reason='the full Fashion-MNIST is not installed')
 def test_full_data_has_the_known_checksums_and_statistics():
@@ -113,7 +117,8 @@ def test_env_that_does_not_hold_the_data_is_an_error(no_data, monkeypatch):
     monkeypatch.setenv('FASTAI_EXT_DATA', str(no_data/'nowhere'))
     with pytest.raises(FileNotFoundError, match='nowhere'): fashion_mnist('auto')
 
-@pytest.mark.parametrize('change,msg', [(dict(train_x=good), 'expected train images'), (dict(train_y=idx_bytes(np.zeros(3, np.uint8))), '20 train images'),
+@pytest.mark.parametrize('change,msg',
+    [(dict(train_x=good), 'expected train images'), (dict(train_y=idx_bytes(np.zeros(3, np.uint8))), '20 train images'),
     (dict(test_y=idx_bytes(np.full(10, 10, np.uint8))), 'labels go up to 10')])
 def test_folder_with_wrong_content(tmp_path, change, msg):
     write_folder(tmp_path, **change)
@@ -145,7 +150,8 @@ def test_dls_parts_do_not_overlap(small):
     ids = [{id(o) for o in dl.items} for dl in a.loaders]
     assert len(ids[2]) == 50 and 15 <= len(ids[1]) <= 25 and sum(map(len, ids)) == len(set.union(*ids)) == 250
     assert [o.image.sum() for o in a.valid.items] == [o.image.sum() for o in b.valid.items]
-    assert [o.image.sum() for o in a.valid.items] != [o.image.sum() for o in fashion_mnist_dls(small, seed=1).valid.items]
+    b = fashion_mnist_dls(small, seed=1)
+    assert [o.image.sum() for o in a.valid.items] != [o.image.sum() for o in b.valid.items]
     assert not any(o.is_test for dl in a.loaders[:2] for o in dl.items) and all(o.is_test for o in a[2].items)
 
 def test_dls_batch_is_the_normalised_image_with_its_label(small):
@@ -165,6 +171,7 @@ def test_workers_give_the_same(small):
     a,b = [fashion_mnist_dls(small, bs=16, num_workers=n, device='cpu') for n in (0,2)]
     assert torch.equal(torch.cat([x for x,_ in a.valid]), torch.cat([x for x,_ in b.valid]))
 
+@pytest.mark.slow
 def test_export_predicts_files_in_a_fresh_process(small, tmp_path):
     dls = fashion_mnist_dls(small, bs=16, device='cpu')
     learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), path=tmp_path)
@@ -174,9 +181,11 @@ def test_export_predicts_files_in_a_fresh_process(small, tmp_path):
     for name,size,mode in (('a.png', (28,28), 'L'), ('b.jpg', (60,40), 'RGB'), ('c.png', (9,30), 'RGBA')):
         Image.fromarray(small.test_x[0]).resize(size).convert(mode).save(tmp_path/name)
         files.append(str(tmp_path/name))
-    code = ("import sys, json, warnings; warnings.simplefilter('ignore')\nfrom fastai.vision.all import *\nlearn = load_learner(sys.argv[1])\n"
+    code = ("import sys, json, warnings; warnings.simplefilter('ignore')\n"
+        "from fastai.vision.all import *\nlearn = load_learner(sys.argv[1])\n"
         "with learn.no_bar(): print(json.dumps([learn.predict(o)[2].tolist() for o in sys.argv[2:]]))")
-    out = subprocess.run([sys.executable, '-c', code, str(tmp_path/'export.pkl'), *files], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run([sys.executable, '-c', code, str(tmp_path/'export.pkl'), *files], capture_output=True,
+        text=True, check=True).stdout
     got = json.loads(out.splitlines()[-1])
     with learn.no_bar(): want = learn.predict(small.test_x[0])[2].tolist()
     assert got[0] == pytest.approx(want, abs=1e-5) and [len(o) for o in got] == [10]*3

@@ -7,8 +7,9 @@ import torch
 pytest.importorskip('accelerate', reason="fastai's distributed training needs accelerate")
 worker = Path(__file__).parent/'distrib_worker.py'
 
-def start(out, env): return subprocess.Popen([sys.executable, '-W', 'ignore', str(worker), str(out)], env={**os.environ, **env},
-    stderr=subprocess.PIPE, text=True)
+def start(out, env):
+    return subprocess.Popen([sys.executable, '-W', 'ignore', str(worker), str(out)], env={**os.environ, **env},
+        stderr=subprocess.PIPE, text=True)
 
 def finish(p):
     err = p.communicate(timeout=240)[1]

@@ -10,63 +10,67 @@ def run_py(code, **kwargs):
     assert res.returncode == 0, res.stderr
     return res.stdout
 
-def test_no_name_of_fastai_gets_another_meaning():
-    "Vision's names are all there; those of the other applications are free of ours too, since people import both"
+@pytest.fixture(scope='module')
+def imported():
+    "What a new process finds that imports fastai's vision, then ours, then fastai's other applications"
     code = '''
-import json
+import importlib, json, pkgutil, sys
 from fastai.vision import all as vision
+from fastai.learner import Learner
+modules,methods = set(sys.modules),dict(vars(Learner))
+from fastai_ext import all as ours
+new = {o.split('.')[0] for o in set(sys.modules)-modules} - set(sys.stdlib_module_names)
+added = sorted(vars(Learner).keys() - methods)
+original = Learner._orig_summary is methods['summary']
+patched = [k for k,v in vars(Learner).items() if k in methods and methods[k] is not v]
 from fastai.text import all as text
 from fastai.tabular import all as tabular
 from fastai import collab
-from fastai.learner import Learner
-before = dict(vars(Learner))
-from fastai_ext import all as ours
 def public(m): return {k: v for k,v in vars(m).items() if not k.startswith('_')}
-lacking = [k for k,v in public(vision).items() if getattr(ours, k, None) is not v]
-other = [k for m in (text, tabular, collab) for k,v in public(ours).items() if v is not getattr(m, k, v)]
-replaced = [k for k,v in vars(Learner).items() if k in before and before[k] is not v]
-print(json.dumps([lacking, other, replaced, sorted(vars(Learner).keys()-before), Learner._orig_summary is before['summary']]))'''
-    added = ['_orig_summary', 'show_train_batch', 'tta_flip', 'tta_report']
-    assert json.loads(run_py(code).splitlines()[-1]) == [[], [], ['summary'], added, True]
+changed = [k for k,v in public(vision).items() if getattr(ours, k, None) is not v]
+clashes = [k for m in (text, tabular, collab) for k,v in public(ours).items() if v is not getattr(m, k, v)]
+names = [o.name for o in pkgutil.iter_modules(sys.modules['fastai_ext'].__path__) if o.name[0] != '_']
+mods = [importlib.import_module(f'fastai_ext.{o}') for o in set(names) - {'all', 'settings', 'fashion', 'cli'}]
+lacking = [f'{m.__name__}.{n}' for m in mods for n in m.__all__ if getattr(ours, n, None) is not getattr(m, n)]
+res = dict(new=sorted(new), patched=patched, changed=changed, clashes=clashes, n=len(mods), lacking=lacking, added=added,
+    original=original)
+print(json.dumps(res))'''
+    return json.loads(run_py(code).splitlines()[-1])
 
-def test_all_brings_every_public_name():
-    code = '''
-import importlib, json, pkgutil, fastai_ext
-from fastai_ext import all as ours
-mods = [o.name for o in pkgutil.iter_modules(fastai_ext.__path__) if o.name not in ('all', 'settings', 'fashion', 'cli') and o.name[0] != '_']
-mods = [importlib.import_module(f'fastai_ext.{o}') for o in mods]
-print(json.dumps([len(mods), [f'{m.__name__}.{n}' for m in mods for n in m.__all__ if getattr(ours, n, None) is not getattr(m, n)]]))'''
-    n,missing = json.loads(run_py(code).splitlines()[-1])
-    assert n >= 8 and missing == []
+def test_no_name_of_fastai_gets_another_meaning(imported):
+    "Vision's names are all there; those of the other applications are free of ours too, since people import both"
+    assert (imported['changed'], imported['clashes'], imported['patched']) == ([], [], ['summary'])
+    assert imported['original']
+    assert imported['added'] == ['_orig_summary', 'show_train_batch', 'tta_flip', 'tta_report']
 
-def test_import_is_light():
+def test_all_brings_every_public_name(imported): assert imported['n'] >= 8 and imported['lacking'] == []
+
+def test_import_is_light(imported):
     "Nothing that fastai has not imported already but standard library and our own modules"
-    code = '''
-import json, sys
-from fastai.vision import all
-before = set(sys.modules)
-from fastai_ext import all
-print(json.dumps(sorted({o.split('.')[0] for o in set(sys.modules)-before} - set(sys.stdlib_module_names))))'''
-    assert json.loads(run_py(code).splitlines()[-1]) == ['fastai_ext']
+    assert imported['new'] == ['fastai_ext']
 
 # Which modules a module may import; each only those above it, so there is no circle
-uses = dict(twin='', core='twin', averaging='core', loaders='core', data='core loaders', layers='core', models='core layers', operators='', macs='twin core operators',
-    receptive='operators macs', summary='twin core operators macs receptive', augment='core', erase='augment', callbacks='twin core augment', record='callbacks',
-    sched='', schedule='callbacks sched', anneal='schedule', tta='averaging core', members='averaging core', ensemble='averaging core members', all=None, settings='models',
-    fashion='all settings', cli='settings fashion', __main__='cli')
+uses = dict(twin='', core='twin', averaging='core', loaders='core', data='core loaders', layers='core',
+    models='core layers', operators='', macs='twin core operators', receptive='operators macs',
+    summary='twin core operators macs receptive', augment='core', erase='augment', callbacks='twin core augment',
+    record='callbacks', sched='', schedule='callbacks sched', anneal='schedule', tta='averaging core',
+    members='averaging core', ensemble='averaging core members', all=None, settings='models', fashion='all settings',
+    cli='settings fashion', __main__='cli')
 
 def test_modules_import_what_the_table_allows():
     for i,(name,allowed) in enumerate(uses.items()):
         if allowed is None: continue
-        lines = [o.split()[1] for o in (root/f'fastai_ext/{name}.py').read_text().splitlines() if o.strip().startswith(('from .', 'from fastai_ext'))]
-        used = {o.replace('fastai_ext', '').strip('.') for o in lines} - {''}
+        lines = [o.strip() for o in (root/f'fastai_ext/{name}.py').read_text().splitlines()]
+        froms = [o.split()[1] for o in lines if o.startswith(('from .', 'from fastai_ext'))]
+        used = {o.replace('fastai_ext', '').strip('.') for o in froms} - {''}
         assert used <= set(allowed.split()) and used <= set(list(uses)[:i]), name
     assert set(uses) == {f.stem for f in (root/'fastai_ext').glob('*.py')} - {'__init__', '_modidx'}
 
 @pytest.mark.slow
 def test_wheel_runs_the_main_job_without_the_checkout(tmp_path):
     "Built from the sdist, so that a file missing there shows"
-    run = lambda *args, **kw: subprocess.run([sys.executable, *map(str, args)], check=True, capture_output=True, text=True, **kw)
+    run = lambda *args, **kw: subprocess.run([sys.executable, *map(str, args)], check=True, capture_output=True,
+        text=True, **kw)
     run('-m', 'build', '--no-isolation', '--outdir', tmp_path, root)
     wheel, = tmp_path.glob('*.whl')
     assert wheel.stat().st_size < 4e6
@@ -74,9 +78,11 @@ def test_wheel_runs_the_main_job_without_the_checkout(tmp_path):
     env = {**os.environ, 'PYTHONPATH': str(tmp_path/'site')}
     where = run('-c', 'import fastai_ext; print(fastai_ext.__file__)', cwd=tmp_path, env=env).stdout.strip()
     assert Path(where).is_relative_to(tmp_path/'site')
-    out = run('-W', 'ignore', '-m', 'fastai_ext', 'fashion', '--model', 'mini_convnet', '--epochs', '1', '--seeds', '1', cwd=tmp_path, env=env).stdout
+    out = run('-W', 'ignore', '-m', 'fastai_ext', 'fashion', '--model', 'mini_convnet', '--epochs', '1', '--seeds', '1',
+        cwd=tmp_path, env=env).stdout
     assert 'Test accuracy' in out and (tmp_path/'runs'/'fashion'/'results.json').is_file()
-    help_text = subprocess.run([tmp_path/'site'/'bin'/'fastai-ext', 'fashion', '--help'], env=env, capture_output=True, text=True, check=True).stdout
+    help_text = subprocess.run([tmp_path/'site'/'bin'/'fastai-ext', 'fashion', '--help'], env=env, capture_output=True,
+        text=True, check=True).stdout
     assert '--resume' in help_text
 
 def _definitions(path):

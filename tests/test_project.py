@@ -1,6 +1,12 @@
 "The notebooks run, and what is made from them is in step with them"
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
-import ast, filecmp, json, pytest, re, shutil, subprocess, sys
+import ast, filecmp, json, os, pytest, re, shutil, subprocess, sys
+
+from execnb.shell import CaptureShell
+from fastcore.nbio import read_nb
 
 root = Path(__file__).parents[1]
 notebooks = sorted((root/'nbs').rglob('[!_.]*.ipynb'))
@@ -8,14 +14,26 @@ notebooks = sorted((root/'nbs').rglob('[!_.]*.ipynb'))
 def code_cells(nb): return [c for c in json.loads(nb.read_text())['cells'] if c['cell_type'] == 'code']
 
 def command(*args, cwd=root):
-    args = [str(Path(sys.executable).with_name(args[0])), *map(str, args[1:])]
-    res = subprocess.run(args, cwd=cwd, capture_output=True, text=True)
+    args = [Path(sys.executable).with_name(args[0]), *args[1:]]
+    res = subprocess.run(list(map(str, args)), cwd=cwd, capture_output=True, text=True)
     assert res.returncode == 0, res.stdout + res.stderr
     return res.stdout
 
+def errors_of(nb):
+    "What a notebook that is run with the reduced setting of long tutorials says if it fails; no module is exported"
+    os.environ.update(FASTAI_EXT_QUICK='1', IN_TEST='1')
+    os.chdir(root/'nbs')
+    shell = CaptureShell()
+    with suppress(Exception): shell.run_all(read_nb(nb), exc_stop=True)
+    return shell.prettytb(fname=nb) if shell.exc else ''
+
 @pytest.mark.slow
 @pytest.mark.parametrize('nb', notebooks, ids=lambda o: o.stem)
-def test_notebook_runs(nb): command('python', root/'.ci'/'nbs.py', 'test', nb)
+def test_notebook_runs(nb):
+    "Each in a process of its own that begins with fastai imported, which takes longer than what most notebooks do"
+    context = get_context('forkserver')
+    context.set_forkserver_preload(['fastai.vision.all', 'execnb.shell'])
+    with ProcessPoolExecutor(1, context) as pool: assert pool.submit(errors_of, nb).result() == ''
 
 def test_export_cleaning_and_readme_are_in_step(tmp_path):
     skip = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints')
@@ -27,8 +45,8 @@ def test_export_cleaning_and_readme_are_in_step(tmp_path):
     command('nbdev-export', cwd=tmp_path)
     command('nbdev-clean', cwd=tmp_path)
     command('python', '.ci/nbs.py', 'readme', cwd=tmp_path)
-    made = [o.relative_to(tmp_path) for p in ('nbs/**/*.ipynb', 'fastai_ext/*.py', 'README.md') for o in tmp_path.glob(p)]
-    have = [o.relative_to(root) for p in ('nbs/**/*.ipynb', 'fastai_ext/*.py', 'README.md') for o in root.glob(p)]
+    patterns = ('nbs/**/*.ipynb', 'fastai_ext/*.py', 'README.md')
+    made,have = ([o.relative_to(d) for p in patterns for o in d.glob(p)] for d in (tmp_path, root))
     assert sorted(made) == sorted(o for o in have if '.ipynb_checkpoints' not in o.parts) and len(made) > 10
     differ = [str(o) for o in made if not filecmp.cmp(tmp_path/o, root/o, shallow=False)]
     assert differ == [], 'run nbdev-export, nbdev-clean and .ci/nbs.py readme'

@@ -1,4 +1,4 @@
-"Receptive fields against the pixels that change an output: nets of positive weights, one row of the input raised at a time"
+"Receptive fields against the pixels that change an output: nets of positive weights, a row of the input raised"
 from fastai.vision.all import *
 import pytest
 
@@ -41,8 +41,8 @@ class Cat(Sum):
 def C(a, b, *args, **kw): return nn.Conv2d(a, b, *args, **kw)
 
 @pytest.mark.parametrize('m,want', [
-    (nn.Sequential(C(1,2,3), nn.ReLU(), C(2,2,3)), (5,5)), (C(1,1,5,dilation=3), (13,13)), (C(1,1,(3,5),padding=1), (3,5)),
-    (nn.Sequential(C(1,2,3,2,1), C(2,2,3,2,1), C(2,2,3,2,1)), (15,15)),
+    (nn.Sequential(C(1,2,3), nn.ReLU(), C(2,2,3)), (5,5)), (C(1,1,5,dilation=3), (13,13)),
+    (C(1,1,(3,5),padding=1), (3,5)), (nn.Sequential(C(1,2,3,2,1), C(2,2,3,2,1), C(2,2,3,2,1)), (15,15)),
     (nn.Sequential(C(1,4,3,groups=1), C(4,4,3,2,groups=4), nn.MaxPool2d(3,2,1), nn.AvgPool2d(2)), None),
     (Sum(C(1,1,3,padding=1), C(1,1,7,padding=3), nn.Identity()), (7,7)),
     (Sum(C(1,1,3), C(1,1,5,padding=1)), (5,5)),
@@ -56,7 +56,8 @@ def C(a, b, *args, **kw): return nn.Conv2d(a, b, *args, **kw)
     (nn.Sequential(nn.ConvTranspose2d(1,2,3,3,dilation=2), C(2,1,3,2)), None),
     (nn.Sequential(C(1,4,3,2,1), nn.PixelShuffle(2), nn.AvgPool2d(2,1)), None),
     (nn.Sequential(nn.PixelUnshuffle(2), C(4,2,3)), (6,6)),
-    (nn.Sequential(C(1,1,3,2,1), Sum(C(1,1,3,padding=1), nn.Sequential(C(1,1,3,2,1), nn.Upsample(scale_factor=2)))), None),
+    (nn.Sequential(C(1,1,3,2,1),
+        Sum(C(1,1,3,padding=1), nn.Sequential(C(1,1,3,2,1), nn.Upsample(scale_factor=2)))), None),
     (nn.Sequential(nn.ReflectionPad2d(3), C(1,1,7)), (7,7))])
 def test_small_nets(m, want):
     got = _check(m)
@@ -93,18 +94,22 @@ def _windows(x): return x.view(1,4,4,2,4,2).transpose(3, 4).softmax(-1)
 
 # by hand: the 3×3 convolution sees 3; what reads all positions sees all; None where it can't be told
 @pytest.mark.parametrize('f,want', [
-    (lambda x: x.relu_().add_(1)*2, (3,3)), (lambda x: x[:,:,1:-1], (3,3)), (_halves, (3,3)), (lambda x: torch.stack([x, x]).sum(0), (3,3)),
-    (lambda x: F.layer_norm(x.permute(0,2,3,1), (4,)).permute(0,3,1,2), (3,3)), (lambda x: F.group_norm(x, 2), (inf,inf)),
-    (lambda x: F.instance_norm(x), (inf,inf)), (lambda x: x*x.mean((2,3), keepdim=True).sigmoid(), (inf,inf)),
-    (lambda x: x.mean(3, keepdim=True) + x, (3,inf)), (lambda x: x.amax(2), (inf,3)), (lambda x: x.softmax(2), (inf,3)),
+    (lambda x: x.relu_().add_(1)*2, (3,3)), (lambda x: x[:,:,1:-1], (3,3)), (_halves, (3,3)),
+    (lambda x: torch.stack([x, x]).sum(0), (3,3)),
+    (lambda x: F.layer_norm(x.permute(0,2,3,1), (4,)).permute(0,3,1,2), (3,3)),
+    (lambda x: F.group_norm(x, 2), (inf,inf)), (lambda x: F.instance_norm(x), (inf,inf)),
+    (lambda x: x*x.mean((2,3), keepdim=True).sigmoid(), (inf,inf)), (lambda x: x.mean(3, keepdim=True) + x, (3,inf)),
+    (lambda x: x.amax(2), (inf,3)), (lambda x: x.softmax(2), (inf,3)),
     (lambda x: x.flatten(1)@torch.ones(256,5), (inf,inf)), (lambda x: (x.permute(0,2,3,1)@torch.ones(4,5)), (3,3)),
     (lambda x: x@torch.ones(8,8), (3,inf)), (lambda x: x.flatten(2).transpose(1, 2)@torch.ones(4,4), (3,3)),
     (lambda x: torch.cat([torch.zeros(1,1,4), x.flatten(2).mT], 1) + 1, (3,3)),
     (lambda x: torch.cat([torch.zeros(1,1,4), x.flatten(2).mT], 1)[:,0], None),
-    (lambda x: F.scaled_dot_product_attention(*[x.flatten(2).mT]*3), (inf,inf)), (lambda x: x.flatten(2).mT@x.flatten(2), (inf,inf)),
-    (lambda x: x[:,:,3], (3,3)), (lambda x: x.roll(1, 1), (3,3)), (lambda x: x.roll(1, 2), None), (_windows, None), (_write, None),
-    (lambda x: F.adaptive_avg_pool2d(x, 4), (4,4)), (lambda x: F.adaptive_avg_pool2d(x, 3), (6,6)), (lambda x: F.adaptive_max_pool2d(x, 1), (inf,inf)),
-    (lambda x: F.max_pool2d(x, 2, dilation=2), (5,5)), (lambda x: torch.fft.fft2(x).real, None), (lambda x: torch.ones(3), None)])
+    (lambda x: F.scaled_dot_product_attention(*[x.flatten(2).mT]*3), (inf,inf)),
+    (lambda x: x.flatten(2).mT@x.flatten(2), (inf,inf)), (lambda x: x[:,:,3], (3,3)), (lambda x: x.roll(1, 1), (3,3)),
+    (lambda x: x.roll(1, 2), None), (_windows, None), (_write, None), (lambda x: F.adaptive_avg_pool2d(x, 4), (4,4)),
+    (lambda x: F.adaptive_avg_pool2d(x, 3), (6,6)), (lambda x: F.adaptive_max_pool2d(x, 1), (inf,inf)),
+    (lambda x: F.max_pool2d(x, 2, dilation=2), (5,5)), (lambda x: torch.fft.fft2(x).real, None),
+    (lambda x: torch.ones(3), None)])
 def test_operators(f, want):
     s = summarize(_F(f), torch.zeros(1,2,8,8), receptive_field=True)
     assert not s.error and s.rows[0].receptive_field == want and s.rows[1].receptive_field == (3,3)
@@ -112,8 +117,10 @@ def test_operators(f, want):
 def test_other_ways_to_run_and_other_dimensions():
     for f in (lambda x: x+torch.ones(8,8), lambda x: x if x.sum() > 1e9 else x*1):
         assert summarize(_F(f), torch.zeros(1,2,8,8), receptive_field=True).rows[0].receptive_field == (3,3)
-    assert summarize(nn.Conv1d(1,1,5,dilation=2), torch.zeros(1,1,30), receptive_field=True).rows[0].receptive_field == (9,)
-    assert summarize(nn.Conv3d(1,1,(1,2,3)), torch.zeros(1,1,4,4,4), receptive_field=True).rows[0].receptive_field == (1,2,3)
+    assert summarize(nn.Conv1d(1,1,5,dilation=2), torch.zeros(1,1,30),
+        receptive_field=True).rows[0].receptive_field == (9,)
+    assert summarize(nn.Conv3d(1,1,(1,2,3)), torch.zeros(1,1,4,4,4),
+        receptive_field=True).rows[0].receptive_field == (1,2,3)
     assert summarize(nn.Linear(3,4), torch.zeros(2,3), receptive_field=True).rows[0].receptive_field is None
 
 def test_column():
