@@ -16,6 +16,7 @@ from .summary import *
 from .augment import *
 from .erase import *
 from .callbacks import *
+from .precision import *
 from .record import *
 from .sched import *
 from .schedule import *
