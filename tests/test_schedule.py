@@ -10,7 +10,8 @@ from torch.optim.swa_utils import SWALR
 
 n_batches,n_epochs = 6,3
 n_steps = n_batches*n_epochs
-cycle,slower,halved = partial(S.OneCycleLR, max_lr=.1),*[partial(S.ExponentialLR, gamma=o) for o in (.9,.5)]
+cycle,plateau = partial(S.OneCycleLR, max_lr=.1),partial(S.ReduceLROnPlateau, patience=0, threshold=.3)
+slower,halved = (partial(S.ExponentialLR, gamma=o) for o in (.9,.5))
 
 def classes():
     "Every scheduler class of torch.optim.lr_scheduler"
@@ -355,8 +356,6 @@ def cut(self):
 
 @pytest.mark.parametrize('order', [0,55,75])
 @pytest.mark.parametrize('how', ['validate','get_preds'])
-plateau = partial(S.ReduceLROnPlateau, patience=0, threshold=.3)
-
 @pytest.mark.parametrize('cb', [partial(BatchScheduler, cycle), partial(EpochScheduler, halved),
     *[partial(EpochScheduler, plateau, monitor=o) for o in ('valid_loss','mae')]])
 def test_validation_within_a_fit(cb, how, order):
@@ -525,8 +524,8 @@ def test_export_and_pickle(tmp_path):
     "A learner that has the callback can be exported, also from within a fit"
     cb = BatchScheduler(cycle)
     def get_x(i): return tensor([i/32])
-    block = DataBlock((TransformBlock,RegressionBlock), lambda _: range(32), get_x=get_x, get_y=lambda i: i/32)
-    dls = block.dataloaders(None, bs=8, num_workers=0)
+    block = DataBlock((TransformBlock,RegressionBlock), get_x=get_x, get_y=lambda i: i/32)
+    dls = block.dataloaders(range(32), bs=8, num_workers=0)
     learn = Learner(dls, nn.Linear(1,1), loss_func=MSELossFlat(), path=tmp_path, cbs=cb)
     quiet(learn, 1)
     learn.export('e.pkl')
