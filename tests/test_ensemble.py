@@ -258,8 +258,7 @@ def test_members_trained_in_another_way_are_refused(tmp_path):
     for i,(same,also,other) in enumerate(zip(fits(1), fits(1), fits(2))):
         fit_ensemble(make, 1, same, path=tmp_path/str(i))
         fit_ensemble(make, 1, also, path=tmp_path/str(i))
-        with refused('trained in another way: (epochs|default 0|rate) of fit was'):
-            fit_ensemble(make, 1, other, path=tmp_path/str(i))
+        with refused('another way: (epochs|default 0|rate) of fit'): fit_ensemble(make, 1, other, path=tmp_path/str(i))
     fit_ensemble(make, 1, lambda learn: [small_fit(learn), n_epochs], path=tmp_path/'g')
     try:
         globals()['n_epochs'] = 2
