@@ -26,13 +26,13 @@ def makers(n, groups):
     tops = [1e-3,5e-3,1e-2][-groups:]
     def sequence(o): return S.SequentialLR(o, [S.LinearLR(o, .1, total_iters=2), S.CosineAnnealingLR(o, n-2)], [2])
     def chain(o): return S.ChainedScheduler([S.ConstantLR(o, .5, 3), S.ExponentialLR(o, .9)])
-    kwargs = dict(LambdaLR=dict(lr_lambda=[tenth]*groups), MultiplicativeLR=dict(lr_lambda=tenth), StepLR=dict(step_size=2),
-        MultiStepLR=dict(milestones=[1,4], gamma=.3), ConstantLR=dict(total_iters=2), LinearLR=dict(total_iters=4),
-        ExponentialLR=dict(gamma=.8), PolynomialLR=dict(power=2.), CosineAnnealingLR=dict(T_max=n, eta_min=1e-5),
-        ReduceLROnPlateau=dict(patience=0, threshold=.9), CosineAnnealingWarmRestarts=dict(T_0=2),
-        CyclicLR=dict(base_lr=[o/9 for o in tops], max_lr=tops, step_size_up=3, mode='exp_range', gamma=.9),
-        OneCycleLR=dict(max_lr=tops, total_steps=n))
-    made = {k: partial(getattr(S, k), **o) for k,o in kwargs.items()}
+    cyclic = dict(base_lr=[o/9 for o in tops], max_lr=tops, step_size_up=3, mode='exp_range', gamma=.9)
+    made = {S.LambdaLR: dict(lr_lambda=[tenth]*groups), S.MultiplicativeLR: dict(lr_lambda=tenth), S.CyclicLR: cyclic}
+    made |= {S.StepLR: dict(step_size=2), S.MultiStepLR: dict(milestones=[1,4], gamma=.3), S.LinearLR: dict(total_iters=4)}
+    made |= {S.ConstantLR: dict(total_iters=2), S.ExponentialLR: dict(gamma=.8), S.PolynomialLR: dict(power=2.)}
+    made |= {S.CosineAnnealingLR: dict(T_max=n, eta_min=1e-5), S.CosineAnnealingWarmRestarts: dict(T_0=2)}
+    made |= {S.ReduceLROnPlateau: dict(patience=0, threshold=.9), S.OneCycleLR: dict(max_lr=tops, total_steps=n)}
+    made = {k.__name__: partial(k, **kwargs) for k,kwargs in made.items()}
     return {**made, 'SequentialLR': sequence, 'ChainedScheduler': chain}
 
 opts = dict(Adam=Adam, SGD=partial(SGD, mom=.9), AdamW=partial(OptimWrapper, opt=torch.optim.AdamW))
