@@ -28,8 +28,8 @@ def makers(n, groups):
     def chain(o): return S.ChainedScheduler([S.ConstantLR(o, .5, 3), S.ExponentialLR(o, .9)])
     cyclic = dict(base_lr=[o/9 for o in tops], max_lr=tops, step_size_up=3, mode='exp_range', gamma=.9)
     made = {S.LambdaLR: dict(lr_lambda=[tenth]*groups), S.MultiplicativeLR: dict(lr_lambda=tenth), S.CyclicLR: cyclic}
-    made |= {S.StepLR: dict(step_size=2), S.MultiStepLR: dict(milestones=[1,4], gamma=.3), S.LinearLR: dict(total_iters=4)}
-    made |= {S.ConstantLR: dict(total_iters=2), S.ExponentialLR: dict(gamma=.8), S.PolynomialLR: dict(power=2.)}
+    made |= {S.StepLR: dict(step_size=2), S.MultiStepLR: dict(milestones=[1,4]), S.PolynomialLR: dict(power=2.)}
+    made |= {S.ConstantLR: dict(total_iters=2), S.ExponentialLR: dict(gamma=.8), S.LinearLR: dict(total_iters=4)}
     made |= {S.CosineAnnealingLR: dict(T_max=n, eta_min=1e-5), S.CosineAnnealingWarmRestarts: dict(T_0=2)}
     made |= {S.ReduceLROnPlateau: dict(patience=0, threshold=.9), S.OneCycleLR: dict(max_lr=tops, total_steps=n)}
     made = {k.__name__: partial(k, **kwargs) for k,kwargs in made.items()}
