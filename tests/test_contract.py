@@ -16,10 +16,10 @@ def image(i): return TensorImage(torch.rand(3, 8, 8, generator=torch.Generator()
 def label(i): return i%3
 def doubled(x): return x*2
 
-callbacks = dict(BatchTransform=partial(BatchTransform, doubled), AlternateFlip=AlternateFlip, SkipValid=SkipValid,
-    Record=Record, CapturePreds=CapturePreds, LayerStats=LayerStats,
-    BatchScheduler=partial(BatchScheduler, partial(S.OneCycleLR, max_lr=1e-2)),
-    EpochScheduler=partial(EpochScheduler, partial(S.StepLR, step_size=1)), GradAnneal=GradAnneal, FlipTTA=FlipTTA)
+made_of = {BatchTransform: doubled, BatchScheduler: partial(S.OneCycleLR, max_lr=1e-2),
+    EpochScheduler: partial(S.StepLR, step_size=1)}
+plain = AlternateFlip, SkipValid, Record, CapturePreds, LayerStats, GradAnneal, FlipTTA
+callbacks = {o.__name__: o for o in plain} | {o.__name__: partial(o, arg) for o,arg in made_of.items()}
 transforms = dict(RandErase=RandErase, RandCopy=RandCopy, RandPadCrop=partial(RandPadCrop, 1), RandFlip=RandFlip)
 every = {**callbacks, **transforms}
 

@@ -160,8 +160,7 @@ def test_members_with_their_own_transforms(tmp_path):
 def test_mismatches_say_which_member_and_what(learns, tmp_path):
     other = Learner(make_dls(lambda i: i%4), net(4, 4), path=tmp_path)
     for f in (ensemble, ensemble_preds):
-        with refused(r'member 1 has another vocab than member 0: \[0, 1, 2, 3\], not \[0, 1, 2\]'):
-            f([learns[0], other])
+        with refused(r'member 1 has another vocab.*: \[0, 1, 2, 3\], not \[0, 1, 2\]'): f([learns[0], other])
         with pytest.raises(ValueError, match='learns is empty'): f([])
         with pytest.raises(ValueError, match='2 weights for 3 members'): f(learns, weights=[1,2])
         with pytest.raises(ValueError, match='at least 0 and not all 0'): f(learns, weights=[1,2,-1])
@@ -259,8 +258,7 @@ def test_members_trained_in_another_way_are_refused(tmp_path):
     for i,(same,also,other) in enumerate(zip(fits(1), fits(1), fits(2))):
         fit_ensemble(make, 1, same, path=tmp_path/str(i))
         fit_ensemble(make, 1, also, path=tmp_path/str(i))
-        with refused('trained in another way: (epochs|default 0|rate) of fit was'):
-            fit_ensemble(make, 1, other, path=tmp_path/str(i))
+        with refused('another way: (epochs|default 0|rate) of fit'): fit_ensemble(make, 1, other, path=tmp_path/str(i))
     fit_ensemble(make, 1, lambda learn: [small_fit(learn), n_epochs], path=tmp_path/'g')
     try:
         globals()['n_epochs'] = 2

@@ -10,7 +10,8 @@ from torch.optim.swa_utils import SWALR
 
 n_batches,n_epochs = 6,3
 n_steps = n_batches*n_epochs
-cycle,slower,halved = partial(S.OneCycleLR, max_lr=.1),*[partial(S.ExponentialLR, gamma=o) for o in (.9,.5)]
+cycle,plateau = partial(S.OneCycleLR, max_lr=.1),partial(S.ReduceLROnPlateau, patience=0, threshold=.3)
+slower,halved = (partial(S.ExponentialLR, gamma=o) for o in (.9,.5))
 
 def classes():
     "Every scheduler class of torch.optim.lr_scheduler"
@@ -23,19 +24,16 @@ def tenth(i): return 1/(1+i/10)
 def makers(n, groups):
     "A function of an optimizer for each class, for `n` steps"
     tops = [1e-3,5e-3,1e-2][-groups:]
-    return dict(LambdaLR=partial(S.LambdaLR, lr_lambda=[tenth]*groups),
-        MultiplicativeLR=partial(S.MultiplicativeLR, lr_lambda=tenth), StepLR=partial(S.StepLR, step_size=2),
-        MultiStepLR=partial(S.MultiStepLR, milestones=[1,4], gamma=.3), ConstantLR=partial(S.ConstantLR, total_iters=2),
-        LinearLR=partial(S.LinearLR, total_iters=4), ExponentialLR=partial(S.ExponentialLR, gamma=.8),
-        PolynomialLR=partial(S.PolynomialLR, power=2.),
-        SequentialLR=lambda o: S.SequentialLR(o, [S.LinearLR(o, .1, total_iters=2), S.CosineAnnealingLR(o, n-2)], [2]),
-        ChainedScheduler=lambda o: S.ChainedScheduler([S.ConstantLR(o, .5, 3), S.ExponentialLR(o, .9)]),
-        CosineAnnealingLR=partial(S.CosineAnnealingLR, T_max=n, eta_min=1e-5),
-        ReduceLROnPlateau=partial(S.ReduceLROnPlateau, patience=0, threshold=.9),
-        CyclicLR=partial(S.CyclicLR, base_lr=[o/9 for o in tops], max_lr=tops, step_size_up=3, mode='exp_range',
-            gamma=.9),
-        CosineAnnealingWarmRestarts=partial(S.CosineAnnealingWarmRestarts, T_0=2),
-        OneCycleLR=partial(S.OneCycleLR, max_lr=tops, total_steps=n))
+    def sequence(o): return S.SequentialLR(o, [S.LinearLR(o, .1, total_iters=2), S.CosineAnnealingLR(o, n-2)], [2])
+    def chain(o): return S.ChainedScheduler([S.ConstantLR(o, .5, 3), S.ExponentialLR(o, .9)])
+    cyclic = dict(base_lr=[o/9 for o in tops], max_lr=tops, step_size_up=3, mode='exp_range', gamma=.9)
+    made = {S.LambdaLR: dict(lr_lambda=[tenth]*groups), S.MultiplicativeLR: dict(lr_lambda=tenth), S.CyclicLR: cyclic}
+    made |= {S.StepLR: dict(step_size=2), S.MultiStepLR: dict(milestones=[1,4]), S.PolynomialLR: dict(power=2.)}
+    made |= {S.ConstantLR: dict(total_iters=2), S.ExponentialLR: dict(gamma=.8), S.LinearLR: dict(total_iters=4)}
+    made |= {S.CosineAnnealingLR: dict(T_max=n, eta_min=1e-5), S.CosineAnnealingWarmRestarts: dict(T_0=2)}
+    made |= {S.ReduceLROnPlateau: dict(patience=0, threshold=.9), S.OneCycleLR: dict(max_lr=tops, total_steps=n)}
+    made = {k.__name__: partial(k, **kwargs) for k,kwargs in made.items()}
+    return {**made, 'SequentialLR': sequence, 'ChainedScheduler': chain}
 
 opts = dict(Adam=Adam, SGD=partial(SGD, mom=.9), AdamW=partial(OptimWrapper, opt=torch.optim.AdamW))
 torch_opts = dict(Adam=torch.optim.AdamW, SGD=partial(torch.optim.SGD, momentum=.9), AdamW=torch.optim.AdamW)
@@ -355,8 +353,6 @@ def cut(self):
 
 @pytest.mark.parametrize('order', [0,55,75])
 @pytest.mark.parametrize('how', ['validate','get_preds'])
-plateau = partial(S.ReduceLROnPlateau, patience=0, threshold=.3)
-
 @pytest.mark.parametrize('cb', [partial(BatchScheduler, cycle), partial(EpochScheduler, halved),
     *[partial(EpochScheduler, plateau, monitor=o) for o in ('valid_loss','mae')]])
 def test_validation_within_a_fit(cb, how, order):
@@ -525,8 +521,8 @@ def test_export_and_pickle(tmp_path):
     "A learner that has the callback can be exported, also from within a fit"
     cb = BatchScheduler(cycle)
     def get_x(i): return tensor([i/32])
-    block = DataBlock((TransformBlock,RegressionBlock), lambda _: range(32), get_x=get_x, get_y=lambda i: i/32)
-    dls = block.dataloaders(None, bs=8, num_workers=0)
+    block = DataBlock((TransformBlock,RegressionBlock), get_x=get_x, get_y=lambda i: i/32)
+    dls = block.dataloaders(range(32), bs=8, num_workers=0)
     learn = Learner(dls, nn.Linear(1,1), loss_func=MSELossFlat(), path=tmp_path, cbs=cb)
     quiet(learn, 1)
     learn.export('e.pkl')
@@ -593,10 +589,9 @@ def test_hypers_that_others_log(opt):
     "In a fit they are numbers, but for what torch has beside them: loggers go through all, in training and validation"
     learn = learner(3, opt)
     learn.create_opt()
-    old,seen = [(set(h), {k for k,v in h.items() if isinstance(v, Number)}) for h in learn.opt.hypers],[]
+    others,seen = [{k for k,v in h.items() if not isinstance(v, Number)} for h in learn.opt.hypers],[]
     def log(self):
-        for h,(ks,numbers) in zip(self.opt.hypers, old):
-            seen.append(all(isinstance(h[k], Number) for k in h.keys()-(ks-numbers)))
+        for h,other in zip(self.opt.hypers, others): seen.append(all(isinstance(h[k], Number) for k in h.keys()-other))
     quiet(learn, 3, BatchScheduler(cycle), Callback(after_batch=log))
     assert len(seen) == 2*n_steps*3 and all(seen)
 
@@ -808,8 +803,8 @@ def test_direction_given():
     assert mode(S.ReduceLROnPlateau, comp=np.greater) == 'max'
     assert mode(partial(S.ReduceLROnPlateau, mode='max')) == 'max'
     assert mode(lambda o: S.ReduceLROnPlateau(o, mode='max'), comp=np.greater) == 'max'
-    with pytest.raises(ValueError, match="mode.*'max'.*'mae'.*mode='min'.*comp"):
-        mode(lambda o: S.ReduceLROnPlateau(o, mode='max'))
+    def highest(o): return S.ReduceLROnPlateau(o, mode='max')
+    with pytest.raises(ValueError, match="mode.*'max'.*'mae'.*mode='min'.*comp"): mode(highest)
 
 def test_metric_with_cancelled_phases():
     "An epoch without validation isn't counted; cut training doesn't shift the columns"

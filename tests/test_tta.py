@@ -254,9 +254,8 @@ def test_every_view_runs_under_autocast(learn, xs):
     learn.add_cb(CPUMixedPrecision('bf16'))
     preds = learn.tta_flip()[0]
     learn.model.eval()
-    with torch.no_grad(), torch.autocast('cpu', dtype=torch.bfloat16):
-        outs = [learn.model(o).float().softmax(1) for o in (xs, xs.flip(3))]
-    assert torch.allclose(preds, sum(outs)/2, atol=1e-6) and preds.dtype == torch.float32
+    with torch.no_grad(), torch.autocast('cpu', dtype=torch.bfloat16): outs = list(map(learn.model, (xs, xs.flip(3))))
+    assert torch.allclose(preds, sum(o.float().softmax(1) for o in outs)/2, atol=1e-6) and preds.dtype == torch.float32
     assert not torch.is_autocast_enabled('cpu')
 
 def test_interrupted_mixed_precision_leaves_autocast(learn):
