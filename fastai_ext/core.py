@@ -70,12 +70,12 @@ def undisturbed(
 ):
     "Leave `learn` as it was found, also when the block raises or is interrupted"
     restores = [_snapshot(learn), _autocast_snapshot()]
-    model,loaders_of = learn.model,getattr(learn, 'dls', None)
+    model,own = learn.model,getattr(learn, 'dls', None)
     modes = [(m, m.training) for m in model.modules()]
-    dls = {id(o): o for o in [*getattr(loaders_of, 'loaders', []), *dls] if hasattr(o, '__dict__')}.values()
+    dls = {id(o): o for o in [*getattr(own, 'loaders', []), *dls] if hasattr(o, '__dict__')}.values()
     parts = [o for o in [*learn.cbs, *getattr(learn, 'metrics', [])] if hasattr(o, '__dict__')]
     # the twins' attributes lead to these themselves, since what runs in the block is the real model
-    same = [learn, loaders_of, getattr(learn, 'opt', None), *model.parameters(), *model.buffers()]
+    same = [learn, own, getattr(learn, 'opt', None), *model.parameters(), *model.buffers()]
     same += [*dls, *parts, *data_of(*dls)]
     rngs = [o.rng for o in dls if hasattr(o, 'rng')]
     loaders,others = Twins(same=same, share_rest=True),Twins(same=same, shared=(nn.Module,), share_rest=True)

@@ -35,7 +35,7 @@ class ModuleRow:
     own_macs: float = 0 # Of operators that no submodule calls, for one item
     calls: int = 0 # How often it was called in the forward pass
     out_bytes: int = 0 # Of a leaf's output, for one item
-    receptive_field: tuple = None # Pixels of the input that it sees in each direction; inf: all; None: unknown
+    receptive_field: tuple = None # Pixels of the input that it sees, by direction; inf: all; None: unknown or not asked
     train_macs: float = None # Of forward and backward pass, for one item; None if not asked for
     own_train_macs: float = None # Likewise, of operators that no submodule calls
 
@@ -147,8 +147,8 @@ def _credit(self:_Watch, func, args, n):
         if self.stack: self.stack[-1][0].own_train_macs += n
 
 # %% ../nbs/04b_macs.ipynb #1c845916
-_places = 'device','is_cuda','is_cpu','is_meta','is_mps','is_xpu'
-_where_from = {Tensor.get_device, *(getattr(Tensor, o).__get__ for o in _places)}
+_place_attrs = 'device','is_cuda','is_cpu','is_meta','is_mps','is_xpu'
+_where_from = {Tensor.get_device, *(getattr(Tensor, o).__get__ for o in _place_attrs)}
 _torch_dir = str(Path(torch.__file__).parent)
 
 class _Asks(TorchFunctionMode):

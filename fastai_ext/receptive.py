@@ -318,8 +318,8 @@ def _rf_addmm(name, seen, out, c, a, b, *_):
     return _merge(_states([seen[0], _rf_product(name, seen[1:], out, a, b) if _states(seen[1:]) else None]), out.shape)
 
 def _rf_attention(name, seen, out, q, k, v, *_):
-    def _all(s, t): return s.whole([-2,-1]).put(t.ndim-2, out.shape[-2]).put(t.ndim-1, out.shape[-1])
-    over = [_all(s, t) for s,t in zip(seen[1:3], (k, v)) if s]
+    def _whole(s, t): return s.whole([-2,-1]).put(t.ndim-2, out.shape[-2]).put(t.ndim-1, out.shape[-1])
+    over = [_whole(s, t) for s,t in zip(seen[1:3], (k, v)) if s]
     return _merge(over + [s.whole([-1]).put(q.ndim-1, out.shape[-1]) for s in _states(seen[:1])], out.shape)
 
 # %% ../nbs/04c_receptive.ipynb #b38fdd6c

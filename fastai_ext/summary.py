@@ -77,7 +77,7 @@ def _fmt_field(rf):
 def _mega(n): return '' if not n else f'{n/1e6:,.3f}' if n >= 1000 else f'{n/1e6:.6f}'
 def _bytes(n): return f'{n/2**20:,.2f} MiB' if n >= 2**20/10 else f'{n/2**10:,.2f} KiB'
 
-def _trained(r, n, open):
+def _trains(r, n, open):
     "Are the parameters of row `r` trained, of which the table shows `n` here?"
     if not r.params or open and not n: return ''
     if not n: return 'shared'
@@ -95,7 +95,7 @@ def _cells(self:ModelSummary, r, open):
     out = _fmt_shape(outs) or ('' if open or called[0] else 'not called')
     share = f'{macs/self.total_macs:.1%}' if macs else ''
     res = dict(Module=name, Class=r.cls, Input=_fmt_shape(ins), Output=out, Parameters=f'{params:,}' if params else '',
-        Trained=_trained(r, params, open), MMACs=_mega(macs), MFLOPs=_mega(2*macs), Share=share)
+        Trained=_trains(r, params, open), MMACs=_mega(macs), MFLOPs=_mega(2*macs), Share=share)
     if self.train_macs is not None: res['Train MMACs'] = _mega(r.own_train_macs if open else r.train_macs)
     if self.receptive_field: res['Receptive field'] = _fmt_field(r.receptive_field)
     return res
