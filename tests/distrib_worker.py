@@ -30,13 +30,13 @@ def of_kinds(files):
     "The ensembles of each kind of learner, from memory and mixed with files"
     res = []
     for k in kinds.kinds:
-        learns = kinds.make(k, 2)
+        learns = kinds.make(k)
         if not num_distrib():
             for i,o in enumerate(learns): o.export(files/f'{k}{i}.pkl')
         with contextlib.ExitStack() as stack:
             if num_distrib():
                 for o in learns: stack.enter_context(o.distrib_ctx(sync_bn=False, cpu=True))
-            mixed = [learns[0], files/f'{k}1.pkl']
+            mixed = [learns[0], files/f'{k}1.pkl', learns[2]]
             res += [ensemble_preds(learns), ensemble_preds(mixed, dl=kinds.everything(k, learns))]
     return [(p, first(L(t))) for p,t in res]
 
