@@ -134,6 +134,7 @@ def todo(seeds):
 def of_part(rows, part): return [o for o in rows if o['part']==part]
 
 def summary(rows):
+    "Each part's figures by its names"
     return [o for part,fs in figures.items() for o in summed(of_part(rows, part), ['part','name'], fs.split())]
 
 @call_parse

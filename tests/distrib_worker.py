@@ -36,8 +36,8 @@ def of_kinds(files):
         with contextlib.ExitStack() as stack:
             if num_distrib():
                 for o in learns: stack.enter_context(o.distrib_ctx(sync_bn=False, cpu=True))
-            res += [ensemble_preds(learns),
-                ensemble_preds([learns[0], files/f'{k}1.pkl', learns[2]], dl=kinds.everything(k, learns))]
+            mixed = [learns[0], files/f'{k}1.pkl', learns[2]]
+            res += [ensemble_preds(learns), ensemble_preds(mixed, dl=kinds.everything(k, learns))]
     return [(p, first(L(t))) for p,t in res]
 
 class Sides(Callback):
@@ -53,8 +53,8 @@ def number(i): return i
 
 def sides():
     "What two epochs with `AlternateFlip` show"
-    block = DataBlock((TransformBlock, RegressionBlock), get_x=image, get_y=number,
-        splitter=IndexSplitter(range(13, 30)))
+    split = IndexSplitter(range(13, 30))
+    block = DataBlock((TransformBlock, RegressionBlock), get_x=image, get_y=number, splitter=split)
     dls = block.dataloaders(list(range(30)), bs=4, num_workers=0, device='cpu')
     learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(192, 1)), loss_func=MSELossFlat(),
         cbs=AlternateFlip()).remove_cb(ProgressCallback)
@@ -73,8 +73,8 @@ def main(out):
         for o,f in zip(learns, files): o.export(f)
     if num_distrib():
         DistributedDL._broadcast = broadcast
-        with learns[0].distrib_ctx(sync_bn=False, cpu=True), learns[1].distrib_ctx(sync_bn=False, cpu=True):
-            res = preds(learns, files)
+        contexts = [o.distrib_ctx(sync_bn=False, cpu=True) for o in learns]
+        with contexts[0],contexts[1]: res = preds(learns, files)
     else: res = preds(learns, files)
     res = [*res, *of_kinds(Path(out).parent)]
     torch.save([tuple(map(torch.Tensor, o)) for o in res], f'{out}_{rank_distrib()}')

@@ -20,6 +20,8 @@ def _tensor(t):
     data = d.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     return id(t),t._version,t.dtype,tuple(t.shape),t.stride(),t.requires_grad,t.device.type,_bits(data)
 
+def _array(a): return _bits(a.tobytes()) if a.dtype != object else ''
+
 def _parts(o):
     "What there is inside of `o`, by name"
     if isinstance(o, dict): return [(f'[{str(k)[:40]}]', v) for k,v in list(o.items())]
@@ -46,8 +48,7 @@ def fingerprint(*roots):
             if isinstance(o, Tensor):
                 res[path] = _tensor(o)
                 if o.is_leaf and o.grad is not None: todo.append((path+'.grad', o.grad))
-            elif isinstance(o, np.ndarray):
-                res[path] = id(o),o.shape,str(o.dtype),_bits(o.tobytes()) if o.dtype != object else ''
+            elif isinstance(o, np.ndarray): res[path] = id(o),o.shape,str(o.dtype),_array(o)
             elif isinstance(o, _rngs): res[path] = id(o),_rng_state(o)
             elif isinstance(o, (pd.DataFrame,pd.Series)): res[path] = id(o),int(pd.util.hash_pandas_object(o).sum())
             else:

@@ -15,8 +15,8 @@ def point(i): return TensorPoint(tensor([[i%8, i*3%8]]).float()/4-1)
 def words(i): return torch.randint(0, 9, (6,), generator=torch.Generator().manual_seed(i))
 
 def conv(no, nf=4):
-    return nn.Sequential(nn.Conv2d(3, nf, 3, padding=1), nn.BatchNorm2d(nf), nn.ReLU(), nn.Flatten(),
-        nn.Linear(nf*64, no))
+    body = nn.Conv2d(3, nf, 3, padding=1),nn.BatchNorm2d(nf),nn.ReLU()
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(nf*64, no))
 
 class Pair(Module):
     "Takes two images"
@@ -41,8 +41,8 @@ def _learner(model, *blocks, x=image, y=third, block_args={}, **kwargs):
 def _classes(k, **kwargs): return _learner(conv(3, 4+k), TransformBlock, CategoryBlock, **kwargs)
 
 def _pair(k):
-    block = DataBlock((TransformBlock,TransformBlock,CategoryBlock), getters=[image,image,third], n_inp=2,
-        splitter=split)
+    blocks = TransformBlock,TransformBlock,CategoryBlock
+    block = DataBlock(blocks, getters=[image,image,third], n_inp=2, splitter=split)
     return Learner(block.dataloaders(list(range(30)), bs=4, num_workers=0, device='cpu'), Pair())
 
 def table():
@@ -59,13 +59,13 @@ def _tabular(k):
         loss_func=CrossEntropyLossFlat())
 
 kinds = dict(classes=_classes, two_inputs=_pair, tabular=_tabular)
-kinds['normalised'] = lambda k: _classes(k,
-    block_args=dict(batch_tfms=Normalize.from_stats([.1*(k+1)]*3, [.2+k]*3, cuda=False)))
+def _normalised(k): return _classes(k, block_args=dict(batch_tfms=Normalize(tensor(.1*(k+1)), tensor(.2+k))))
+kinds['normalised'] = _normalised
 kinds['channels_last'] = lambda k: _classes(k, cbs=ChannelsLast())
 kinds['callback'] = lambda k: _classes(k, cbs=[Halved()]*(k%2))
 kinds['smoothed'] = lambda k: _classes(k, loss_func=LabelSmoothingCrossEntropyFlat())
-kinds['multi'] = lambda k: _learner(conv(3, 4+k), TransformBlock, MultiCategoryBlock, y=several,
-    loss_func=BCEWithLogitsLossFlat())
+multi = dict(y=several, loss_func=BCEWithLogitsLossFlat())
+kinds['multi'] = lambda k: _learner(conv(3, 4+k), TransformBlock, MultiCategoryBlock, **multi)
 kinds['regression'] = lambda k: _learner(conv(1), TransformBlock, RegressionBlock, y=number, loss_func=MSELossFlat())
 kinds['segmentation'] = lambda k: _learner(nn.Conv2d(3, 3, 3, padding=1), TransformBlock, TransformBlock, y=mask,
     loss_func=CrossEntropyLossFlat(axis=1))

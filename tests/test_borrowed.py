@@ -1,7 +1,7 @@
 "Names of other libraries that are not public and that the package or the site uses: a version without one shows here"
 from fastai.basics import *
 from torch.optim.lr_scheduler import ConstantLR, SequentialLR
-import ast, pkgutil, pytest, timm
+import ast, pkgutil, pytest
 
 root = Path(__file__).parents[1]
 files = sorted(o for d in ('fastai_ext', '.ci') for o in (root/d).glob('*.py') if o.stem != '_modidx')
@@ -30,8 +30,7 @@ def own_members(trees):
     for o in (o for t in trees for o in ast.walk(t)):
         if isinstance(o, ast.FunctionDef) and [a.arg for a in o.args.args[:1]] == ['self']: res.add(o.name)
         if isinstance(o, ast.ClassDef): res |= {ast.unparse(n) for a in o.body for n in getattr(a, 'targets', [])}
-        if isinstance(o, ast.Attribute) and isinstance(o.ctx, ast.Store) and ast.unparse(o).startswith('self.'):
-            res.add(o.attr)
+        if isinstance(o, ast.Attribute) and type(o.ctx) is ast.Store and ast.unparse(o.value) == 'self': res.add(o.attr)
     return res
 
 def asked_for(o):
@@ -52,8 +51,7 @@ for f,t in trees.items():
         if name.startswith('nbdev.') or any(map(is_private, name.split('.'))): borrowed[name].add(f.name)
 for k in no_names | own: borrowed.pop(k, None)
 
-def test_the_table_names_what_is_used():
-    assert {o for o in borrowed if '.' not in o} == set(owner_of)
+def test_the_table_names_what_is_used(): assert {o for o in borrowed if '.' not in o} == set(owner_of)
 
 @pytest.mark.parametrize('name', sorted(borrowed))
 def test_it_is_there(name):

@@ -282,10 +282,9 @@ class Heard(FitCallback):
         return super().__call__(event_name)
     def start_fit(self): self.events.append('[start]')
 
-outside = dict(validate=lambda l: l.validate(), get_preds=lambda l: l.get_preds(),
-    inner=lambda l: l.get_preds(inner=True), lr_find=lambda l: l.lr_find(num_it=6, show_plot=False),
-    predict=lambda l: l.predict(l.dls.valid_ds[0][0]), show_results=lambda l: l.show_results(show=False),
-    interpretation=Interpretation.from_learner)
+outside = dict(validate=Learner.validate, get_preds=Learner.get_preds, inner=lambda l: l.get_preds(inner=True),
+    lr_find=lambda l: l.lr_find(num_it=6, show_plot=False), predict=lambda l: l.predict(l.dls.valid_ds[0][0]),
+    show_results=lambda l: l.show_results(show=False), interpretation=Interpretation.from_learner)
 
 @pytest.mark.parametrize('call', outside.values(), ids=outside.keys())
 def test_hears_fits_only(call):
@@ -459,8 +458,8 @@ def test_what_does_not_need_a_validation_goes_on(tmp_path):
         assert len(list((tmp_path/str(every)/'models').iterdir())) == 3
     learn = synth_learner(n_trn=3, metrics=mae)
     learn.remove_cb(Recorder).add_cb(Recorder(train_metrics=True))
-    skip_fit(3, SkipValid(), EarlyStoppingCallback('train_mae', comp=np.greater, min_delta=1e6, patience=2),
-        learn=learn)
+    stop = EarlyStoppingCallback('train_mae', comp=np.greater, min_delta=1e6, patience=2)
+    skip_fit(3, SkipValid(), stop, learn=learn)
     assert len(learn.recorder.values) == 3
     cb = EarlyStoppingCallback('valid_mae')
     with pytest.raises(ValueError, match='looks at valid_mae'): skip_fit(3, SkipValid(), cb, learn=learn)

@@ -73,9 +73,8 @@ def test_identity_path_carries_weights_only_for_channels():
     assert isinstance(ResNetBlock(4, 4, stride=1).pool, nn.Identity)
     assert isinstance(ResNetBlock(4, 4).idconv, nn.Identity) and ResNetBlock(2, 4).idconv.bias is not None
 
-@pytest.mark.parametrize('kwargs,msg',
-    [(dict(ks=2), 'ks=2'), (dict(drop=1.), 'drop=1.0'), (dict(drop=-.1), 'drop=-0.1'),
-    (dict(zero_norm=True, norm_cls=None), 'zero_norm'),
+@pytest.mark.parametrize('kwargs,msg', [(dict(ks=2), 'ks=2'), (dict(drop=1.), 'drop=1.0'),
+    (dict(drop=-.1), 'drop=-0.1'), (dict(zero_norm=True, norm_cls=None), 'zero_norm'),
     (dict(zero_norm=True, norm_cls=nn.InstanceNorm2d), 'zero_norm')])
 def test_res_block_errors(kwargs, msg):
     with pytest.raises(ValueError, match=msg): ResNetBlock(1, 8, **kwargs)

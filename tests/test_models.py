@@ -30,7 +30,8 @@ def by_hand(name):
     return params,total
 
 def test_all_rungs_are_registered():
-    assert [o for o in timm.list_models('mini_*') if 'resnet' in o or 'convnet' in o] == names
+    found = timm.list_models('mini_resnet*') + timm.list_models('mini_convnet*')
+    assert sorted(found) == sorted(names) and len(names) == 8
 
 @pytest.mark.parametrize('name', names)
 def test_params_and_macs(name):
@@ -107,8 +108,8 @@ def test_onnx(name, tmp_path):
 
 @pytest.mark.parametrize('name', names)
 def test_pretrained_weights_that_do_not_exist(name):
-    with pytest.raises(RuntimeError, match=f'No pretrained weights exist for {name}'):
-        timm.create_model(name, pretrained=True)
+    make = partial(timm.create_model, name, pretrained=True)
+    with pytest.raises(RuntimeError, match=f'No pretrained weights exist for {name}'): make()
 
 # What timm's loader, wrappers and training script ask of a model
 
@@ -178,11 +179,11 @@ def test_pretrained_weights_for_other_channels(name, trained, ni, no):
 def test_pretrained_weights_of_features_and_of_a_vision_learner(name, trained, dls):
     source,cfg = trained(name, 1)
     x = torch.randn(2, 1, 28, 28)
-    maps = timm.create_model(name, features_only=True, pretrained=True, pretrained_cfg_overlay=cfg,
-        num_classes=3).eval()(x)
+    kwargs = dict(pretrained=True, pretrained_cfg_overlay=cfg, num_classes=3)
+    maps = timm.create_model(name, features_only=True, **kwargs).eval()(x)
     assert torch.equal(maps[-1], source.forward_features(x))
-    learn = vision_learner(dls, name, n_out=4, pretrained_cfg_overlay=cfg, loss_func=CrossEntropyLossFlat(),
-        normalize=False)
+    kwargs = dict(pretrained_cfg_overlay=cfg, loss_func=CrossEntropyLossFlat(), normalize=False)
+    learn = vision_learner(dls, name, n_out=4, **kwargs)
     assert_same(parts(learn.model[0].model.stages, False), parts(source.stages, False))
 
 @pytest.mark.parametrize('kwargs', [dict(), dict(num_classes=3), dict(num_classes=0), dict(in_chans=3),
@@ -340,8 +341,7 @@ def test_one_image(name):
     assert m.eval()(x).shape == (1,10)
     if m.conv_head: m.train()(x).sum().backward()
     for o,size in ([] if m.conv_head else [(m, (1,1,64,64)), (timm.create_model('levit_128s'), (1,3,224,224))]):
-        with pytest.raises(ValueError, match='Expected more than 1 value per channel when training'):
-            o.train()(torch.randn(size))
+        with pytest.raises(ValueError, match='Expected more than 1 value per channel'): o.train()(torch.randn(size))
 
 def test_dropout_is_where_it_says():
     m = timm.create_model('mini_resnet_drop')

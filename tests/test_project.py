@@ -60,6 +60,7 @@ def test_saved_outputs_are_fit_to_be_read(nb):
     text = json.dumps([{k: v for k,v in o.items() if k != 'metadata'} for o in shown])
     assert not re.search(r'site-packages|/(home|root|tmp|work)/', text)
 
+@pytest.mark.slow
 def test_style(): assert 'found 0 potential' in command('chkstyle')
 
 def exported_runs(sources):

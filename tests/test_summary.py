@@ -41,8 +41,8 @@ def _state(model, learn=None):
         np.random.get_state()[1].tolist(), random.getstate()]
     if learn is None: return res
     res['learner'],res['callbacks'] = _ids(learn),[(id(cb), _inside(vars(cb))) for cb in learn.cbs]
-    if learn.opt:
-        res['optimizer'] = _inside(learn.opt.state_dict()),_inside(list(learn.opt.hypers)),[_inside(vars(learn.opt))]
+    opt = learn.opt
+    if opt: res['optimizer'] = [_inside(o) for o in (opt.state_dict(), list(opt.hypers), vars(opt))]
     for i,dl in enumerate(getattr(learn.dls, 'loaders', [])):
         tfms = [f for o in ('after_item','before_batch','after_batch')
             for f in (getattr(dl, o, None),) if isinstance(f, Pipeline)]
@@ -317,9 +317,9 @@ def test_columns_add_up_and_depth_folds():
 
 def test_vision_and_unet():
     items = [PILImage.create(np.random.randint(0,255,(64,64,3),dtype=np.uint8)) for _ in range(4)]
-    dls = DataBlock((TransformBlock(), CategoryBlock),
-        get_x=lambda i: tensor(np.array(items[i])).permute(2,0,1).float()/255,
-        get_y=lambda i: i%2).dataloaders(range(4), bs=2, valid_pct=.5, seed=1, num_workers=0)
+    def _chw(i): return tensor(np.array(items[i])).permute(2,0,1).float()/255
+    block = DataBlock((TransformBlock(), CategoryBlock), get_x=_chw, get_y=lambda i: i%2)
+    dls = block.dataloaders(range(4), bs=2, valid_pct=.5, seed=1, num_workers=0)
     learn = vision_learner(dls, resnet18, pretrained=False)
     before = _state(learn.model, learn)
     s = learn.summary()
@@ -364,8 +364,8 @@ def test_remembered_shapes(op, argss):
     def _desc(o): return [(t.shape, t.stride(), t.dtype, t.device) for t in tensors_in([o])]
     cache = OpCache()
     if 'transpose_' in str(op): argss = [(o[0].clone(), *o[1:]) for o in argss]
-    wants = [_desc(op(*[o.clone() if isinstance(o, Tensor) and '_.' in str(op) else o for o in args]))
-        for args in argss]
+    def _own(o): return o.clone() if isinstance(o, Tensor) and '_.' in str(op) else o
+    wants = [_desc(op(*map(_own, args))) for args in argss]
     for _ in range(1 if 'transpose_' in str(op) else 2):
         for args,want in zip(argss, wants): assert _desc(cache(op, args, {})[0]) == want
 

@@ -47,9 +47,9 @@ def test_vision_learner(image_dls):
 
 def test_unet_learner(images):
     files = get_image_files(images)
-    dls = SegmentationDataLoaders.from_label_func(images, files,
-        lambda o: PILMask.create(np.zeros((48,40), dtype=np.uint8)), codes=['a', 'b'], item_tfms=Resize(32), bs=2,
-        num_workers=0)
+    def _mask(o): return PILMask.create(np.zeros((48,40), dtype=np.uint8))
+    dls = SegmentationDataLoaders.from_label_func(images, files, _mask, codes=['a', 'b'],
+        item_tfms=Resize(32), bs=2, num_workers=0)
     learn = unet_learner(dls, resnet18, pretrained=False)
     s = _same(learn, receptive_field=True)
     assert s.in_shape == (2,3,32,32) and s.total_macs == _torch_macs(learn.model, _z(1,3,32,32)) and not s.fallback
@@ -66,8 +66,8 @@ def test_tabular_learner():
 @pytest.mark.parametrize('use_nn', [False, True])
 def test_collab_learner(use_nn):
     df = pd.DataFrame(dict(user=[1,2,3,4]*4, item=[1,1,2,2,3,3,4,4]*2, rating=[1.,2.,3.,4.]*4))
-    learn = collab_learner(CollabDataLoaders.from_df(df, bs=4, valid_pct=.2, seed=0), n_factors=5, y_range=(0,5),
-        use_nn=use_nn)
+    dls = CollabDataLoaders.from_df(df, bs=4, valid_pct=.2, seed=0)
+    learn = collab_learner(dls, n_factors=5, y_range=(0,5), use_nn=use_nn)
     s = _same(learn)
     assert s.in_shape in ((4,2), [(4,2), (4,0)]) and s.total_params == sum(p.numel() for p in learn.model.parameters())
 

@@ -227,11 +227,13 @@ class Drawing(torch.utils.data.Dataset):
 
 def _on_inputs(f): return lambda o: (f(o[0]), o[1])
 
+def _with(f): return DataLoaders(*_tfmd(after_item=Pipeline([ItemTransform(f)])))
+
 loaders = dict(noise=lambda: DataLoaders(*_tfmd(after_item=Noise())),
     batch_noise=lambda: DataLoaders(*_tfmd(after_batch=Noise())),
-    global_noise=lambda: DataLoaders(*_tfmd(
-        after_item=Pipeline([ItemTransform(lambda o: (global_noise(o[0]), o[1]))]))),
-    closure_noise=lambda: DataLoaders(*_tfmd(after_item=Pipeline([ItemTransform(_on_inputs(closure_noise()))]))),
+    # what is drawn from in a function that the transform finds by its name, or keeps
+    global_noise=lambda: _with(lambda o: (global_noise(o[0]), o[1])),
+    closure_noise=lambda: _with(_on_inputs(closure_noise())),
     batch_sampler=_with_sampler, workers=lambda: _with_sampler(2),
     torch=lambda: _torch_dls(batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(0)),
     data_set=lambda: DataLoaders(*[DataLoader(Drawing(), bs=4, shuffle=i==0, num_workers=0) for i in range(2)]))
@@ -259,9 +261,8 @@ def test_the_fit_after_a_look(name, look):
 def test_the_language_model_after_a_look(look):
     def _train(look):
         set_seed(4)
-        learn = Learner(_lm_dls(),
-            get_language_model(AWD_LSTM, 50, config={**awd_lstm_lm_config, 'n_hid': 20, 'emb_sz': 10}),
-            loss_func=CrossEntropyLossFlat(), cbs=rnn_cbs(2, 1))
+        model = get_language_model(AWD_LSTM, 50, config={**awd_lstm_lm_config, 'n_hid': 20, 'emb_sz': 10})
+        learn = Learner(_lm_dls(), model, loss_func=CrossEntropyLossFlat(), cbs=rnn_cbs(2, 1))
         look(learn)
         _fit(learn)
         return [o.item() for o in learn.recorder.losses]
@@ -274,8 +275,8 @@ def test_albumentations():
         def __init__(self): self.aug = A.Compose([A.RandomBrightnessContrast(p=1), A.HorizontalFlip(p=.5)], seed=0)
         def encodes(self, o): return tensor(self.aug(image=to_np(o[0]).astype(np.float32))['image']).float(),o[1]
     ds = [(torch.rand(8,8,3), torch.tensor(i%2)) for i in range(16)]
-    def _make():
-        return DataLoaders(*[TfmdDL(ds, bs=4, after_item=[Aug()], num_workers=0, shuffle=i==0) for i in range(2)])
+    def _dl(shuffle): return TfmdDL(ds, bs=4, after_item=[Aug()], num_workers=0, shuffle=shuffle)
+    def _make(): return DataLoaders(_dl(True), _dl(False))
     def _run(look):
         set_seed(5)
         learn = Learner(_make(), nn.Sequential(nn.Flatten(), nn.Linear(192,2)), loss_func=CrossEntropyLossFlat())
@@ -313,13 +314,13 @@ def test_a_loader_that_cant_be_copied_is_asked_for_nothing(tmp_path):
         loss_func=MSELossFlat())
     with pytest.raises(ValueError, match=r'learn.summary\(xb\)'): learn.summary()
     with pytest.raises(ValueError, match=r'show_train_batch\(b\)'): learn.show_train_batch(show=False)
-    with pytest.raises(ValueError, match='show=False'):
-        Learner(_with_sampler(), nn.Linear(3,2), loss_func=noop).show_train_batch()
+    learn = Learner(_with_sampler(), nn.Linear(3,2), loss_func=noop)
+    with pytest.raises(ValueError, match='show=False'): learn.show_train_batch()
     assert ds.f.tell() == 0 and learn.summary(z(4,1)).bs == 4
 
 # --- diagnosis ---
-@pytest.mark.parametrize('m,shape',
-    [(nn.Linear(8,4), (2,8)), (nn.Conv2d(3,4,3), (2,3,8,8)), (nn.ConvTranspose2d(3,4,3), (2,3,8,8)),
+@pytest.mark.parametrize('m,shape', [(nn.Linear(8,4), (2,8)), (nn.Conv2d(3,4,3), (2,3,8,8)),
+    (nn.ConvTranspose2d(3,4,3), (2,3,8,8)),
     (nn.BatchNorm2d(3), (2,3,8,8)), (nn.LayerNorm(8), (2,8)), (nn.GroupNorm(1,3), (2,3,8,8)), (nn.LSTM(8,4), (5,2,8)),
     (nn.GRU(8,4), (5,2,8)), (nn.LSTMCell(8,4), (2,8)), (nn.Embedding(9,4), (2,3)),
     (nn.MultiheadAttention(8,2), (5,2,8)), (nn.TransformerEncoderLayer(8,2,16), (5,2,8)), (nn.PReLU(), (2,8)),
@@ -338,8 +339,8 @@ def test_types_are_refused_as_by_the_arithmetic(m, shape, dtype):
 
 def test_float64_data_in_a_learner():
     ds = [(torch.randn(3).double(), torch.tensor(0)) for _ in range(8)]
-    learn = Learner(DataLoaders.from_dsets(ds, ds, bs=4, num_workers=0), nn.Linear(3,2),
-        loss_func=CrossEntropyLossFlat())
+    dls = DataLoaders.from_dsets(ds, ds, bs=4, num_workers=0)
+    learn = Learner(dls, nn.Linear(3,2), loss_func=CrossEntropyLossFlat())
     with pytest.raises(RuntimeError): _fit(learn)
     s = learn.summary()
     assert 'float64' in s.error and s.fallback == ''
@@ -420,9 +421,9 @@ class Batch:
 Pair = namedtuple('Pair', 'x y')
 class Out(OrderedDict): "Has its keys as attributes, as the outputs of transformers"
 
-@pytest.mark.parametrize('inp,get',
-    [(lambda: Batch(z(6,3)), lambda o: o.x), (lambda: Pair(z(6,3), None), lambda o: o.x),
-    (lambda: Out(x=z(6,3)), lambda o: o['x']), (lambda: {'x': [z(6,3)]}, lambda o: o['x'][0])])
+@pytest.mark.parametrize('inp,get', [(lambda: Batch(z(6,3)), lambda o: o.x),
+    (lambda: Pair(z(6,3), None), lambda o: o.x), (lambda: Out(x=z(6,3)), lambda o: o['x']),
+    (lambda: {'x': [z(6,3)]}, lambda o: o['x'][0])])
 def test_inputs_of_any_kind(inp, get):
     s = summarize(F1(lambda self, o: self.lin(get(o)), lin=nn.Linear(3,4)), inp())
     assert (s.bs, s.total_macs, s.error, s.rows[1].in_shape, s.fallback) == (6, 12, '', (6,3), '')
@@ -615,7 +616,8 @@ def test_threads():
     def _look():
         try:
             for _ in range(3):
-                out.append(summarize(m, x).total_macs == macs and summarize(choosy, z(2,3)).total_macs == 12)
+                got = summarize(m, x).total_macs,summarize(choosy, z(2,3)).total_macs
+                out.append(got == (macs, 12))
         except Exception as e: errors.append(e)
     macs = summarize(m, x).total_macs
     ts = [threading.Thread(target=_look) for _ in range(10)]

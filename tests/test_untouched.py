@@ -45,16 +45,16 @@ def tabular():
 
 def collab(use_nn):
     df = pd.DataFrame(dict(user=[1,2,3,4]*4, item=[1,1,2,2,3,3,4,4]*2, rating=[1.,2.,3.,4.]*4))
-    return collab_learner(CollabDataLoaders.from_df(df, bs=4, valid_pct=.2, seed=0), n_factors=5, y_range=(0,5),
-        use_nn=use_nn)
+    dls = CollabDataLoaders.from_df(df, bs=4, valid_pct=.2, seed=0)
+    return collab_learner(dls, n_factors=5, y_range=(0,5), use_nn=use_nn)
 
 small = {**awd_lstm_lm_config, 'n_hid': 20, 'emb_sz': 10}
 def language():
     dsets = Datasets([torch.randint(1, 9, (30,)) for _ in range(6)], tfms=[[lambda o: TensorText(o)]],
         splits=[range(4), range(4,6)])
     dls = dsets.dataloaders(bs=3, seq_len=5, dl_type=LMDataLoader, num_workers=0, device='cpu')
-    return Learner(dls, get_language_model(AWD_LSTM, 50, config=small), loss_func=CrossEntropyLossFlat(),
-        cbs=rnn_cbs(2, 1))
+    model = get_language_model(AWD_LSTM, 50, config=small)
+    return Learner(dls, model, loss_func=CrossEntropyLossFlat(), cbs=rnn_cbs(2, 1))
 
 def texts():
     xs = [torch.arange(3+i) % 9 + 1 for i in range(12)]
@@ -142,16 +142,21 @@ def albumentations():
     return vision(item_tfms=[Resize(32), Aug()])
 
 norm = nn.utils.parametrizations
-learners = dict(vision=vision, vision_frozen=lambda: vision(), vision_trained=lambda: fit(vision(xresnet18)),
+learners = dict(
+    # of pictures
+    vision=vision, vision_frozen=lambda: vision(), vision_trained=lambda: fit(vision(xresnet18)),
     vision_fp16=lambda: quiet(lambda: vision().to_fp16()), vision_channels_last=lambda: vision().add_cb(ChannelsLast()),
     vision_mixup=lambda: vision().add_cb(MixUp()), vision_erase=lambda: vision(tfms=[RandErase(), RandFlip()]),
     vision_crop=lambda: vision(item_tfms=RandomResizedCrop(24)),
     convnet=lambda: Learner(image_dls(), mini_convnet(in_chans=3, num_classes=2)),
     resnet=lambda: Learner(image_dls(), mini_resnet_fast(in_chans=3, num_classes=2)), unet=unet,
-    unet_trained=lambda: fit(unet()), tabular=tabular, tabular_trained=lambda: fit(tabular()),
+    unet_trained=lambda: fit(unet()), albumentations=albumentations,
+    # of tables and texts
+    tabular=tabular, tabular_trained=lambda: fit(tabular()),
     collab=lambda: collab(False), collab_nn=lambda: collab(True), language=language,
     language_trained=lambda: fit(language()), text_classifier=text_classifier,
-    text_trained=lambda: fit(text_classifier()), albumentations=albumentations,
+    text_trained=lambda: fit(text_classifier()),
+    # with PyTorch's loaders
     torch_shuffled=lambda: tensors(dl=by_torch(batch_size=4, shuffle=True, generator=lambda _: torch.Generator())),
     torch_single=lambda: tensors(dl=by_torch(batch_size=None)),
     torch_batch_sampler=lambda: tensors(dl=by_torch(
@@ -159,12 +164,15 @@ learners = dict(vision=vision, vision_frozen=lambda: vision(), vision_trained=la
     torch_workers=lambda: fit(tensors(dl=by_torch(batch_size=4, num_workers=1, persistent_workers=True))),
     torch_weighted=lambda: tensors(dl=by_torch(batch_size=4,
         sampler=lambda ds: WeightedRandomSampler([1.]*16, 16, generator=torch.Generator()))),
+    # scripted, compiled, wrapped
     scripted=lambda: tensors(quiet(torch.jit.script, net())),
     traced=lambda: tensors(quiet(torch.jit.trace, net(), torch.zeros(2,3))),
     scripted_body=lambda: fit(tensors(nn.Sequential(quiet(torch.jit.script, nn.Linear(3,4)), nn.Linear(4,2)))),
     compiled=lambda: tensors(torch.compile(net())),
     compiled_body=lambda: tensors(nn.Sequential(torch.compile(nn.Linear(3,4)), nn.Linear(4,2))),
-    data_parallel=lambda: tensors(nn.DataParallel(net())), lstm=lambda: fit(tensors(Lstm(nn.LSTM), seq=True)),
+    data_parallel=lambda: tensors(nn.DataParallel(net())),
+    # that keep something
+    lstm=lambda: fit(tensors(Lstm(nn.LSTM), seq=True)),
     gru=lambda: tensors(Lstm(nn.GRU), seq=True), kv_cache=lambda: fit(tensors(KVCache())),
     memory=lambda: fit(tensors(Memory())),
     spectral_norm=lambda: fit(tensors(nn.Sequential(nn.utils.spectral_norm(nn.Linear(3,2))))),
@@ -194,10 +202,9 @@ def test_a_fingerprint_sees_what_changes():
     def _hook(*_): pass
     m,dl = learn.model,learn.dls.train
     changes = [lambda: m.q.append(1), lambda: m.rng.random(), lambda: m.t.add_(1), lambda: m.lin.weight.data.mul_(2),
-        lambda: m.lin.register_forward_hook(_hook),
-        lambda: dl.one_batch(), lambda: m.train(), lambda: dl.after_item.fs[0].h.rng.random(),
-        lambda: learn.opt.set_hypers(lr=7), lambda: m.gen.manual_seed(9), lambda: learn.recorder.losses.append(0),
-        lambda: m.py.random()]
+        lambda: m.lin.register_forward_hook(_hook), lambda: dl.one_batch(), lambda: m.train(), lambda: m.py.random(),
+        lambda: dl.after_item.fs[0].h.rng.random(), lambda: learn.opt.set_hypers(lr=7), lambda: m.gen.manual_seed(9),
+        lambda: learn.recorder.losses.append(0)]
     for i,change in enumerate(changes):
         before = fingerprint(learn)
         assert differences(before, fingerprint(learn)) == []
