@@ -78,7 +78,7 @@ def test_interrupted_in_the_model(error):
     assert set(learn.model.types) == {torch.float32}
 
 def test_predictions_within_a_fit():
-    class Look(Callback):
+    class Look(FitCallback):
         def after_batch(self):
             if self.training: self.learn.get_preds()
         def after_epoch(self): self.learn.validate()
