@@ -20,7 +20,7 @@ import timm
 def fashion_job(
     out:str|Path='runs/fashion', # Folder for what the job leaves: made if it isn't there
     resume:bool=False, # Go on with the run in `out`? Settings that are not given are then those of that run
-    **given # `model`, `data`, `epochs`, `bs`, `lr` (1cycle's highest), `seeds` (of the members); else `fashion_defaults`
+    **given # `model`, `data`, `epochs`, `bs`, `lr` (1cycle's highest), `seeds` (a member each); else `fashion_defaults`
 )->dict: # What `results.json` holds
     "Train a member a seed, judge each and their ensemble; results, report, pictures and exported learner go to `out`"
     out = Path(out)
