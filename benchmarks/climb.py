@@ -134,7 +134,8 @@ def todo(seeds):
 def of_part(rows, part): return [o for o in rows if o['part']==part]
 
 def summary(rows):
-    return [o for part,fs in figures.items() for o in summed(of_part(rows, part), ['part','name'], fs.split())]
+    parts = [summed(of_part(rows, part), ['part','name'], fs.split()) for part,fs in figures.items()]
+    return [o for part in parts for o in part]
 
 @call_parse
 def main(seeds:int=3, minutes:float=1000):

@@ -36,8 +36,8 @@ tfms = [RandFlip(), RandPadCrop(1)]
 def grid(seeds):
     "Arm, learning rate, decay and seed of each run: the settings that the claim hangs on first"
     main = [('bn', .01, (0,1,3,10)), ('lr alone', .01, (1,3)), ('lr and memory', .01, [3]), ('bn aug', .01, (0,.3,1))]
-    rates = [('bn', .03, (0,1,3)), ('fixed norm', .03, [0]), ('bn', .1, [0]),
-        *(('fixed norm', lr, [0]) for lr in (.1,.01))]
+    rates = [('bn', .03, (0,1,3)), ('fixed norm', .03, [0]), ('bn', .1, [0])]
+    rates += [('fixed norm', lr, [0]) for lr in (.1,.01)]
     contrast = [('plain', .01, (0,.3,1))]
     rest = [('bn', .01, (.01,.1,.3)), ('bn aug', .01, (.1,3)), ('lr alone', .01, [.3]), ('lr and memory', .01, (.3,1)),
         ('head', .01, (1,3)), ('bn aug', .03, (0,.3)), ('plain aug', .01, (0,.3))]

@@ -229,9 +229,9 @@ def fashion_mnist_block(
 )->DataBlock: # Its source is what `fashion_items` takes
     "A DataBlock for Fashion-MNIST"
     if not 0 <= valid_pct < 1: raise ValueError(f'valid_pct={valid_pct}: expected at least 0 and below 1')
-    splitter = partial(_fashion_split, valid_pct=valid_pct, seed=seed)
-    return DataBlock((ImageBlock(PILImageBW), CategoryBlock(fashion_vocab, sort=False)), get_items=fashion_items,
-        get_x=AttrGetter('image'), get_y=AttrGetter('category'), splitter=splitter, item_tfms=[ToFashion(), *L(item_tfms)],
+    blocks = ImageBlock(PILImageBW),CategoryBlock(fashion_vocab, sort=False)
+    return DataBlock(blocks, get_items=fashion_items, get_x=AttrGetter('image'), get_y=AttrGetter('category'),
+        splitter=partial(_fashion_split, valid_pct=valid_pct, seed=seed), item_tfms=[ToFashion(), *L(item_tfms)],
         batch_tfms=[*L(batch_tfms), Normalize.from_stats(*fashion_stats)])
 
 # %% ../nbs/01_data.ipynb #87326c9e

@@ -60,8 +60,8 @@ def test_results_are_those_of_the_exported_learner(run, folder):
     out,res = run
     learn = load_learner(out/'learner.pkl')
     d = fashion_mnist(folder)
-    with learn.no_bar():
-        probs,_ = learn.get_preds(dl=learn.dls.test_dl([PILImageBW.create(o) for o in d.test_x], num_workers=0))
+    dl = learn.dls.test_dl(L(d.test_x).map(PILImageBW.create), num_workers=0)
+    with learn.no_bar(): probs,_ = learn.get_preds(dl=dl)
     assert (probs.argmax(1).numpy() == d.test_y).mean() == pytest.approx(res['ensemble']['test'], abs=1e-6)
 
 def test_history_has_every_batch(run):
@@ -344,8 +344,7 @@ def test_pictures_show_what_the_model_sees(run):
 def test_predict_hints_when_the_border_is_bright(capsys, run, tmp_path):
     x = Image.fromarray(255-fashion_mnist('embedded').test_x[0])
     x.save(tmp_path/'white.png')
-    with pytest.warns(UserWarning, match='white.png look dark on bright.*invert=True'):
-        predict_images(run[0], [tmp_path/'white.png'])
+    with pytest.warns(UserWarning, match='white.png look dark.*invert=True'): predict_images(run[0], [tmp_path/'white.png'])
     with warnings.catch_warnings():
         warnings.simplefilter('error', UserWarning)
         predict_images(run[0], [tmp_path/'white.png'], invert=True)

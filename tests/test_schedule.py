@@ -353,10 +353,10 @@ class Look(Callback):
 def cut(self):
     if (self.epoch,self.iter) in ((0,1),(1,2)): raise CancelStepException
 
-@pytest.mark.parametrize('order', [0,55,75])
-@pytest.mark.parametrize('how', ['validate','get_preds'])
 plateau = partial(S.ReduceLROnPlateau, patience=0, threshold=.3)
 
+@pytest.mark.parametrize('order', [0,55,75])
+@pytest.mark.parametrize('how', ['validate','get_preds'])
 @pytest.mark.parametrize('cb', [partial(BatchScheduler, cycle), partial(EpochScheduler, halved),
     *[partial(EpochScheduler, plateau, monitor=o) for o in ('valid_loss','mae')]])
 def test_validation_within_a_fit(cb, how, order):
