@@ -18,7 +18,8 @@ def run(names):
     for p in notebooks(names):
         start = time.time()
         nb = nbformat.read(p, as_version=4)
-        NotebookClient(nb, timeout=900, kernel_name='python3', resources=dict(metadata=dict(path=str(root/'nbs')))).execute()
+        resources = dict(metadata=dict(path=str(root/'nbs')))
+        NotebookClient(nb, timeout=900, kernel_name='python3', resources=resources).execute()
         nbformat.write(nb, p)
         print(f'{p.relative_to(root)}: ran in {time.time()-start:.0f} s', flush=True)
 

@@ -9,11 +9,12 @@ __all__ = ['run_cli']
 
 # %% ../nbs/11_cli.ipynb #00e9bcac
 from contextlib import contextmanager
+from functools import partial
 import argparse, os, re, shlex, sys, warnings
 from . import __version__
 from .settings import fashion_defaults
 
-# %% ../nbs/11_cli.ipynb #97277760
+# %% ../nbs/11_cli.ipynb #2b39a982
 _examples = """examples:
   fastai-ext fashion                            the defaults, some two minutes on two cores
   fastai-ext fashion --data full --epochs 20 --seeds 1 2 3 --out runs/full
@@ -28,7 +29,7 @@ def _add_fashion(add):
         shown = ' '.join(map(str, d)) if isinstance(d, list) else d
         p.add_argument(f'--{name}', default=argparse.SUPPRESS, help=f'{what} (default: {shown})', **kwargs)
     _arg('model', 'a model that timm knows; mini_* are those of this package', metavar='NAME')
-    _arg('data', 'auto, embedded (5,000 training images), full (60,000) or a folder with the IDX files', metavar='WHERE')
+    _arg('data', 'auto, embedded (5,000 training images), full (60,000) or a folder of IDX files', metavar='WHERE')
     _arg('epochs', 'epochs for each member', type=int, metavar='N')
     _arg('bs', 'batch size', type=int, metavar='N')
     _arg('lr', 'highest learning rate of 1cycle', type=float, metavar='X')
@@ -36,23 +37,25 @@ def _add_fashion(add):
     p.add_argument('--out', default='runs/fashion', metavar='FOLDER', help='where results go')
     p.add_argument('--resume', action='store_true', help='go on with the run in the folder')
 
-# %% ../nbs/11_cli.ipynb #2b39a982
+# %% ../nbs/11_cli.ipynb #1d0f7e6a
 def _add_predict(add):
     p = add('predict', help='classify image files')
     p.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
-    p.add_argument('--learner', default='runs/fashion', metavar='FOLDER', help='a run, or an exported learner; it is a pickle: only what you trust')
-    p.add_argument('--invert', action='store_true', help='for dark things on white: the training images are light on black')
-    p.add_argument('--tta', action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help='average each image with its mirror; '
-        'not given: if that was better on the validation images of the run')
+    p.add_argument('--learner', default='runs/fashion', metavar='FOLDER',
+        help='a run, or an exported learner; it is a pickle: only what you trust')
+    p.add_argument('--invert', action='store_true',
+        help='for dark things on white: the training images are light on black')
+    p.add_argument('--tta', action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
+        help='average each image with its mirror; not given: if that was better on the validation images of the run')
 
 def _parser():
-    p = argparse.ArgumentParser('fastai-ext', description='Train, judge and use small image models on Fashion-MNIST', epilog=_examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser('fastai-ext', description='Train, judge and use small image models on Fashion-MNIST',
+        epilog=_examples, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--version', action='version', version=f'fastai_ext {__version__}')
     sub = p.add_subparsers(dest='command', required=True)
-    def _add(name, **kwargs): return sub.add_parser(name, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
-    _add_fashion(_add)
-    _add_predict(_add)
+    add = partial(sub.add_parser, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    _add_fashion(add)
+    _add_predict(add)
     return p
 
 # %% ../nbs/11_cli.ipynb #228a1573
@@ -66,11 +69,14 @@ def _fashion(out, resume, **given):
     try: res = fashion_job(out, resume, **given)
     except KeyboardInterrupt:
         if not os.path.isfile(f'{out}/run.json'): raise
-        print(f'\nInterrupted. What is finished is in {out}; go on with: fastai-ext fashion --resume --out {shlex.quote(str(out))}', file=sys.stderr)
+        print(f'\nInterrupted. What is finished is in {out}; go on with: fastai-ext fashion --resume --out '
+            f'{shlex.quote(str(out))}', file=sys.stderr)
         raise SystemExit(130) from None
     accs = [m['accuracy'] for m in res['members'].values()]
-    print(f'Test accuracy: {mean_sd([o["test"] for o in accs])} plain, {mean_sd([o["test_tta"] for o in accs])} with flip TTA, '
-        f'{res["ensemble"]["test_tta"]:.4f} ensembled with flip TTA\nResults, report, pictures and the exported learner are in {out}')
+    plain,tta = (mean_sd([o[k] for o in accs]) for k in ('test','test_tta'))
+    both = res['ensemble']['test_tta']
+    print(f'Test accuracy: {plain} plain, {tta} with flip TTA, {both:.4f} ensembled with flip TTA\n'
+        f'Results, report, pictures and the exported learner are in {out}')
 
 @contextmanager
 def _plain_output():
@@ -95,13 +101,15 @@ def run_cli(
     "The command `fastai-ext`, which ends the process with SystemExit if something is wrong"
     args = vars(_parser().parse_args(argv))
     if int(os.environ.get('WORLD_SIZE', 1)) > 1:
-        print('fastai-ext: the command works in one process, and this is one of several, as torchrun starts them: run it alone', file=sys.stderr)
+        print('fastai-ext: the command works in one process, and this is one of several, as torchrun starts them: '
+            'run it alone', file=sys.stderr)
         raise SystemExit(2)
     try:
         with _plain_output(): dict(fashion=_fashion, predict=_predict)[args.pop('command')](**args)
     except (ValueError, OSError) as e:
         # fastai puts a line before the message of an error in a callback
-        print('fastai-ext: ' + re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', str(e)).strip(), file=sys.stderr)
+        message = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', str(e)).strip()
+        print(f'fastai-ext: {message}', file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt: # also while torch is imported
         print('\nfastai-ext: interrupted', file=sys.stderr)

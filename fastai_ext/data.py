@@ -25,7 +25,7 @@ def _read_bytes(path):
     "What the file holds, decompressed where its name ends in .gz"
     if path.suffix != '.gz': return path.read_bytes()
     try: return gzip.decompress(path.read_bytes())
-    except (EOFError, zlib.error, gzip.BadGzipFile) as e: raise ValueError(f'{path} is no complete gzip file: {e}') from e
+    except (EOFError, zlib.error, gzip.BadGzipFile) as e: raise ValueError(f'{path} is no whole gzip file: {e}') from e
 
 def read_idx(
     path:str|Path # An IDX file, gzipped if its name ends in .gz
@@ -41,13 +41,13 @@ def read_idx(
     shape = tuple(np.frombuffer(b[4:start], '>u4', count=(len(b[4:start]))//4).tolist())
     dtype = np.dtype(_idx_types[b[2]])
     want = start + math.prod(shape)*dtype.itemsize
-    if len(shape) != b[3] or len(b) != want:
-        raise ValueError(f'{path} is {"cut short" if len(b) < want or len(shape) != b[3] else "too long"}: its header promises '
-            f'{b[3]} dimensions {shape} in {want} bytes, but it has {len(b)}')
+    short = len(shape) != b[3] or len(b) < want
+    if short or len(b) > want: raise ValueError(f'{path} is {"cut short" if short else "too long"}: its header '
+        f'promises {b[3]} dimensions {shape} in {want} bytes, but it has {len(b)}')
     return np.frombuffer(b, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder('='))
 
 # %% ../nbs/01_data.ipynb #f44ff8a8
-fashion_vocab = L('T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot')
+fashion_vocab = L('T-shirt/top','Trouser','Pullover','Dress','Coat','Sandal','Shirt','Sneaker','Bag','Ankle boot')
 fashion_stats = [0.286],[0.353]
 
 @dataclass(frozen=True)
@@ -59,32 +59,38 @@ class FashionMNIST:
     test_y: np.ndarray # Their labels, as `train_y`
     where: str # Where it was found, for people
 
-    def __repr__(self): return f'FashionMNIST: {len(self.train_y):,} training and {len(self.test_y):,} test images, {self.where}'
+    def __repr__(self):
+        n,m = len(self.train_y),len(self.test_y)
+        return f'FashionMNIST: {n:,} training and {m:,} test images, {self.where}'
 
 # %% ../nbs/01_data.ipynb #e2a837be
 _fashion_files = dict(train_x='train-images-idx3-ubyte', train_y='train-labels-idx1-ubyte',
     test_x='t10k-images-idx3-ubyte', test_y='t10k-labels-idx1-ubyte')
 
 def _idx_path(folder, name): return next((o for o in (folder/f'{name}.gz', folder/name) if o.is_file()), None)
-def _has_fashion(folder): return all(_idx_path(folder, o) for o in _fashion_files.values())
 
 def _from_folder(folder):
     missing = [o for o in _fashion_files.values() if not _idx_path(folder, o)]
-    if missing: raise FileNotFoundError(f'{folder} has no file {missing[0]}(.gz): expected a folder with {", ".join(_fashion_files.values())}')
+    if missing: raise FileNotFoundError(f'{folder} has no file {missing[0]}(.gz): expected a folder with '
+        f'{", ".join(_fashion_files.values())}')
+    top = len(fashion_vocab)-1
     arrays = {k: read_idx(_idx_path(folder, o)) for k,o in _fashion_files.items()}
     for part in ('train', 'test'):
         x,y = arrays[f'{part}_x'],arrays[f'{part}_y']
-        if x.ndim != 3 or x.dtype != np.uint8: raise ValueError(f'{folder}: expected {part} images of shape (N, H, W) in uint8, got {x.shape} in {x.dtype}')
+        if x.ndim != 3 or x.dtype != np.uint8:
+            raise ValueError(f'{folder}: expected {part} images (N, H, W) in uint8, got {x.shape} in {x.dtype}')
         if y.shape != x.shape[:1]: raise ValueError(f'{folder}: {len(x)} {part} images, but labels of shape {y.shape}')
         if not len(y): raise ValueError(f'{folder}: there are no {part} images')
-        if y.max() >= len(fashion_vocab): raise ValueError(f'{folder}: the {part} labels go up to {y.max()}, expected 0 to {len(fashion_vocab)-1}')
+        if y.max() > top: raise ValueError(f'{folder}: the {part} labels go up to {y.max()}, expected 0 to {top}')
     return FashionMNIST(**arrays, where=f'from {folder}')
 
 # %% ../nbs/01_data.ipynb #dd11d3cd
 _debian = Path('/usr/share/datasets/fashion-mnist')
 _fashion_url = 'https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/'
-_fashion_sha256 = dict(train_x='c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888', train_y='bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9',
-    test_x='5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b', test_y='0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34')
+_fashion_sha256 = dict(train_x='c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888', # when unpacked
+    train_y='bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9',
+    test_x='5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b',
+    test_y='0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34')
 
 def _chunks(r, end):
     "What the response `r` has, until the time `end`: the timeout of a connection begins anew with every byte"
@@ -99,19 +105,19 @@ def _download_fashion(dest, minutes=10):
     # Beside `dest`, so that a file gets its name in one step
     with tempfile.TemporaryDirectory(dir=dest.parent) as tmp:
         for k,name in _fashion_files.items():
-            f = Path(tmp)/f'{name}.gz'
-            with urlopen(f'{_fashion_url}{name}.gz', timeout=10) as r, f.open('wb') as o:
+            f,url = Path(tmp)/f'{name}.gz',f'{_fashion_url}{name}.gz'
+            with urlopen(url, timeout=10) as r, f.open('wb') as o:
                 n = math.ceil(int(r.headers.get('Content-Length', 0))/2**16)
                 for b in progress_bar(_chunks(r, end), total=max(n, 1)): o.write(b)
             got = hashlib.sha256(_read_bytes(f)).hexdigest()
-            if got != _fashion_sha256[k]: raise ValueError(f'The download {_fashion_url}{name}.gz has the wrong checksum {got}')
+            if got != _fashion_sha256[k]: raise ValueError(f'The download {url} has the wrong checksum {got}')
         dest.mkdir(exist_ok=True)
         for name in _fashion_files.values(): os.replace(Path(tmp)/f'{name}.gz', dest/f'{name}.gz')
 
 # %% ../nbs/01_data.ipynb #0892482d
 def balanced_subset(
     y:list|np.ndarray, # Labels of the items, of shape (N,)
-    n:int, # Number of items wanted: shared equally among the classes, the first ones getting one more if it doesn't divide
+    n:int, # Number of items wanted, as many of each class; if it doesn't divide, the first ones get one more
     seed:int=42 # Of the draw
 )->np.ndarray: # n indices into `y`, ascending
     "Indices of `n` random items, as many of one class as of another; a ValueError if a class has too few"
@@ -123,7 +129,8 @@ def balanced_subset(
     if short: raise ValueError(f'n={n}: class {short[0]} has too few items, {counts[classes == short[0]][0]}')
     # RandomState: NumPy promises that its stream never changes
     rng = np.random.RandomState(seed)
-    return np.sort(np.concatenate([np.array([], dtype=int), *[rng.permutation(np.where(y == c)[0])[:w] for c,w in zip(classes, want)]]))
+    drawn = [rng.permutation(np.where(y == c)[0])[:w] for c,w in zip(classes, want)]
+    return np.sort(np.concatenate([np.array([], dtype=int), *drawn]))
 
 # %% ../nbs/01_data.ipynb #d598563b
 _subset_sha256 = 'be47d10b6938aca3339000afbb8ee2cf3dfbd67d453568d941924e46ceee1126'
@@ -131,16 +138,18 @@ _subset_sha256 = 'be47d10b6938aca3339000afbb8ee2cf3dfbd67d453568d941924e46ceee11
 def _from_subset():
     "The embedded subset, checked"
     b = (files('fastai_ext')/'assets'/'fashion_mnist_subset.npz').read_bytes()
-    if hashlib.sha256(b).hexdigest() != _subset_sha256: raise ValueError('The embedded Fashion-MNIST has the wrong checksum: install fastai_ext again')
-    with np.load(io.BytesIO(b), allow_pickle=False) as z: return FashionMNIST(**z, where='the subset that comes with fastai_ext')
+    if hashlib.sha256(b).hexdigest() != _subset_sha256:
+        raise ValueError('The embedded Fashion-MNIST has the wrong checksum: install fastai_ext again')
+    with np.load(io.BytesIO(b)) as z: return FashionMNIST(**z, where='the subset that comes with fastai_ext')
 
 def _write_subset(
     data, # The full `FashionMNIST`
     fname # Where to write it: an .npz file
 ):
-    "Write the subset that is embedded in the package: `balanced_subset` of 5,000 training and 1,000 test images with seed 42"
+    "Write the embedded subset: `balanced_subset` of 5,000 training and 1,000 test images with seed 42"
     train,test = balanced_subset(data.train_y, 5000), balanced_subset(data.test_y, 1000)
-    np.savez_compressed(fname, train_x=data.train_x[train], train_y=data.train_y[train], test_x=data.test_x[test], test_y=data.test_y[test])
+    np.savez_compressed(fname, train_x=data.train_x[train], train_y=data.train_y[train],
+        test_x=data.test_x[test], test_y=data.test_y[test])
 
 # %% ../nbs/01_data.ipynb #ce75b029
 def fashion_mnist(
@@ -149,20 +158,22 @@ def fashion_mnist(
     "Load Fashion-MNIST; a FileNotFoundError or ValueError if it isn't where `data` says or isn't right"
     if data == 'embedded': return _from_subset()
     if data not in ('auto', 'full'):
-        if not Path(data).is_dir(): raise FileNotFoundError(f"There is no folder {data}: expected 'auto', 'embedded', 'full' or a folder")
-        return _from_folder(Path(data))
+        f = Path(data)
+        if not f.is_dir(): raise FileNotFoundError(f"{f} is no folder: expected 'auto', 'embedded', 'full' or a folder")
+        return _from_folder(f)
     if os.environ.get('FASTAI_EXT_DATA'): return _from_folder(Path(os.environ['FASTAI_EXT_DATA']))
     try: home,why = fastai_path('data')/'fashion_mnist',None # this makes fastai's folder if need be
     except OSError as e: home,why = None,e
-    found = first((home, _debian), lambda o: o and _has_fashion(o))
+    found = first((home, _debian), lambda o: o and all(_idx_path(o, f) for f in _fashion_files.values()))
     if found: return _from_folder(found)
     try:
         if why: raise why
         _download_fashion(home)
     except (OSError, HTTPException, ValueError) as e:
-        if data == 'full': raise FileNotFoundError(f'The full Fashion-MNIST is neither here nor can it be downloaded ({e}): '
-            f'put its four files in a folder and name that, here or in $FASTAI_EXT_DATA') from e
-        warn(f'Fashion-MNIST could not be downloaded ({e}): going on with the subset of 5,000 training and 1,000 test images')
+        if data == 'full': raise FileNotFoundError(f'The full Fashion-MNIST is neither here nor can it be '
+            f'downloaded ({e}): put its four files in a folder and name that, here or in $FASTAI_EXT_DATA') from e
+        warn(f'Fashion-MNIST could not be downloaded ({e}): going on with the subset of '
+            '5,000 training and 1,000 test images')
         return _from_subset()
     return _from_folder(home)
 
@@ -174,7 +185,12 @@ class FashionItem:
     label: int # Index into `fashion_vocab`
     is_test: bool # Does it belong to the official test images?
 
-    def __repr__(self): return f'FashionItem({fashion_vocab[self.label]}, {"test" if self.is_test else "training"})'
+    @property
+    def category(self):
+        "The name of its class"
+        return fashion_vocab[self.label]
+
+    def __repr__(self): return f'FashionItem({self.category}, {"test" if self.is_test else "training"})'
 
 def fashion_items(
     data:str|Path|FashionMNIST='auto' # As `fashion_mnist` takes it, or what that returned
@@ -191,9 +207,6 @@ class ToFashion(Transform):
         return PILImageBW(ImageOps.pad(o.convert('L'), (28,28)))
 
 # %% ../nbs/01_data.ipynb #096c87a2
-def _fashion_x(o): return o.image
-def _fashion_y(o): return fashion_vocab[o.label]
-
 def _fashion_split(items, valid_pct, seed):
     "Training, validation and test indices; without a validation part the test images take its place"
     is_test = np.array([o.is_test for o in items])
@@ -209,19 +222,22 @@ def _fashion_split(items, valid_pct, seed):
 
 # %% ../nbs/01_data.ipynb #aee8bd7e
 def fashion_mnist_block(
-    valid_pct:float=0.1, # Part of the training images held out for validation, class by class; 0: validate on the test images
+    valid_pct:float=0.1, # Part of the training images of each class to validate on; 0: validate on the test images
     seed:int=42, # Of the draw of these
     item_tfms:list=None, # As in `DataBlock`
     batch_tfms:list=None # As in `DataBlock`; `Normalize` is added
 )->DataBlock: # Its source is what `fashion_items` takes
     "A DataBlock for Fashion-MNIST"
     if not 0 <= valid_pct < 1: raise ValueError(f'valid_pct={valid_pct}: expected at least 0 and below 1')
-    return DataBlock((ImageBlock(PILImageBW), CategoryBlock(fashion_vocab, sort=False)), get_items=fashion_items, get_x=_fashion_x,
-        get_y=_fashion_y, splitter=partial(_fashion_split, valid_pct=valid_pct, seed=seed), item_tfms=[ToFashion(), *L(item_tfms)],
+    blocks = ImageBlock(PILImageBW),CategoryBlock(fashion_vocab, sort=False)
+    return DataBlock(blocks, get_items=fashion_items, get_x=AttrGetter('image'), get_y=AttrGetter('category'),
+        splitter=partial(_fashion_split, valid_pct=valid_pct, seed=seed), item_tfms=[ToFashion(), *L(item_tfms)],
         batch_tfms=[*L(batch_tfms), Normalize.from_stats(*fashion_stats)])
 
 # %% ../nbs/01_data.ipynb #87326c9e
-def _as_batch(items): return TensorImageBW(np.stack([o.image for o in items])[:,None]),TensorCategory([o.label for o in items])
+def _as_batch(items):
+    x = np.stack([o.image for o in items])[:,None]
+    return TensorImageBW(x),TensorCategory([o.label for o in items])
 
 @delegates(DataBlock.dataloaders, but=['source'])
 def fashion_mnist_dls(

@@ -152,9 +152,9 @@ def fit_ensemble(
 ) -> L: # The trained learners
     "Train `n` members from different seeds; each is saved as it finishes, and loaded if it was trained before"
     if n < 1: raise ValueError(f"n={n}: an ensemble needs at least one member")
-    return L(_trained(make_learner, fit, path, name, seed+i, retrain) for i in progress_bar(range(n)))
+    return L(_fit_or_load(make_learner, fit, path, name, seed+i, retrain) for i in progress_bar(range(n)))
 
-def _trained(make_learner, fit, path, name, seed, retrain):
+def _fit_or_load(make_learner, fit, path, name, seed, retrain):
     with kept_rng():
         set_seed(seed)
         learn = make_learner()

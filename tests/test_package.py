@@ -32,8 +32,8 @@ clashes = [k for m in (text, tabular, collab) for k,v in public(ours).items() if
 names = [o.name for o in pkgutil.iter_modules(sys.modules['fastai_ext'].__path__) if o.name[0] != '_']
 mods = [importlib.import_module(f'fastai_ext.{o}') for o in set(names) - {'all', 'settings', 'fashion', 'cli'}]
 lacking = [f'{m.__name__}.{n}' for m in mods for n in m.__all__ if getattr(ours, n, None) is not getattr(m, n)]
-res = dict(new=sorted(new), patched=patched, changed=changed, clashes=clashes, n=len(mods), lacking=lacking, added=added,
-    original=original)
+res = dict(new=sorted(new), patched=patched, changed=changed, clashes=clashes, n=len(mods), lacking=lacking,
+    added=added, original=original)
 print(json.dumps(res))'''
     return json.loads(run_py(code).splitlines()[-1])
 
