@@ -18,6 +18,7 @@ from .erase import *
 from .callbacks import *
 from .precision import *
 from .record import *
+from .resize import *
 from .sched import *
 from .schedule import *
 from .anneal import *

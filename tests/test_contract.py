@@ -9,6 +9,7 @@ from fastai_ext.augment import *
 from fastai_ext.callbacks import *
 from fastai_ext.erase import *
 from fastai_ext.record import *
+from fastai_ext.resize import ProgressiveResize
 from fastai_ext.schedule import *
 from fastai_ext.tta import FlipTTA
 
@@ -18,7 +19,8 @@ def doubled(x): return x*2
 
 made_of = {BatchTransform: doubled, BatchScheduler: partial(S.OneCycleLR, max_lr=1e-2),
     EpochScheduler: partial(S.StepLR, step_size=1)}
-plain = AlternateFlip, SkipValid, Record, CapturePreds, LayerStats, GradAnneal, FlipTTA
+plain = (AlternateFlip, SkipValid, Record, CapturePreds, LayerStats, GradAnneal, FlipTTA, ProgressiveResize,
+    AutoPrecision)
 callbacks = {o.__name__: o for o in plain} | {o.__name__: partial(o, arg) for o,arg in made_of.items()}
 transforms = dict(RandErase=RandErase, RandCopy=RandCopy, RandPadCrop=partial(RandPadCrop, 1), RandFlip=RandFlip)
 every = {**callbacks, **transforms}
@@ -37,7 +39,9 @@ def learner(name, **kwargs):
     splitter = IndexSplitter(range(12))
     block = DataBlock((TransformBlock,CategoryBlock), get_x=image, get_y=label, splitter=splitter, batch_tfms=tfms)
     dls = block.dataloaders(list(range(40)), bs=4, num_workers=0, device='cpu')
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    # 6×6 is what is there at full size
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(6), nn.Flatten(),
+        nn.Linear(144, 3))
     learn = Learner(dls, model, metrics=accuracy, cbs=cbs, **kwargs)
     learn.remove_cb(ProgressCallback)
     return learn
