@@ -26,7 +26,8 @@ def amp_dtype(
         # named by PyTorch; before version 2.10 it can't be asked
         flags = getattr(torch.cpu, 'get_capabilities', dict)()
         return ifnone(dtype, torch.bfloat16 if any(map(flags.get, ('avx512_bf16', 'amx_bf16', 'bf16'))) else None)
-    if dtype is torch.bfloat16 and not bf16: raise ValueError(f"{device} does not compute in bfloat16: take torch.float16, or leave dtype out")
+    if dtype is torch.bfloat16 and not bf16: raise ValueError(
+        f"{device} does not compute in bfloat16: take torch.float16, or leave dtype out")
     return ifnone(dtype, torch.bfloat16 if bf16 else torch.float16)
 
 # %% ../nbs/06c_precision.ipynb #344aa92a
@@ -40,7 +41,7 @@ class _Autocast:
 class AutoPrecision(MixedPrecision):
     "Mixed precision in the type that the device at hand computes in"
     def __init__(self,
-        dtype:torch.dtype=None, # `torch.bfloat16` or `torch.float16`; None: as `amp_dtype` chooses it, perhaps none
+        dtype:torch.dtype=None, # `torch.bfloat16` or `torch.float16`; None: what `amp_dtype` says, perhaps none
         **kwargs
     ):
         amp_dtype('cpu', dtype)

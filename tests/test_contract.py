@@ -19,8 +19,8 @@ def doubled(x): return x*2
 
 made_of = {BatchTransform: doubled, BatchScheduler: partial(S.OneCycleLR, max_lr=1e-2),
     EpochScheduler: partial(S.StepLR, step_size=1)}
-plain = (AlternateFlip, SkipValid, Record, CapturePreds, LayerStats, GradAnneal, FlipTTA, ProgressiveResize,
-    AutoPrecision)
+plain = AlternateFlip, SkipValid, Record, CapturePreds, LayerStats, GradAnneal, FlipTTA
+plain += ProgressiveResize, AutoPrecision
 callbacks = {o.__name__: o for o in plain} | {o.__name__: partial(o, arg) for o,arg in made_of.items()}
 transforms = dict(RandErase=RandErase, RandCopy=RandCopy, RandPadCrop=partial(RandPadCrop, 1), RandFlip=RandFlip)
 every = {**callbacks, **transforms}

@@ -53,9 +53,9 @@ def test_import_is_light(imported):
 uses = dict(twin='', core='twin', averaging='core', loaders='core', data='core loaders', layers='core',
     models='core layers', operators='', macs='twin core operators', receptive='operators macs',
     summary='twin core operators macs receptive', augment='core', erase='augment', callbacks='twin core augment',
-    record='callbacks', precision='', resize='core summary callbacks', sched='', schedule='callbacks sched', anneal='schedule',
-    tta='averaging core', members='averaging core', ensemble='averaging core members', all=None, settings='models',
-    fashion='all settings', cli='settings fashion', __main__='cli')
+    record='callbacks', precision='', resize='core summary callbacks', sched='', schedule='callbacks sched',
+    anneal='schedule', tta='averaging core', members='averaging core', ensemble='averaging core members', all=None,
+    settings='models', fashion='all settings', cli='settings fashion', __main__='cli')
 
 def test_modules_import_what_the_table_allows():
     for i,(name,allowed) in enumerate(uses.items()):

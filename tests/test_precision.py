@@ -31,7 +31,8 @@ def learner(model=None, **kwargs):
     return learn.remove_cb(ProgressCallback)
 
 def is_off():
-    return not torch.is_autocast_enabled('cpu') and (torch.ones(2,2)@torch.ones(2,2)).dtype is torch.float32
+    x = torch.ones(2, 2)
+    return not torch.is_autocast_enabled('cpu') and (x@x).dtype is torch.float32
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_all_computes_in_it(dtype):
