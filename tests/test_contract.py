@@ -9,6 +9,7 @@ from fastai_ext.augment import *
 from fastai_ext.callbacks import *
 from fastai_ext.erase import *
 from fastai_ext.record import *
+from fastai_ext.precision import AutoPrecision
 from fastai_ext.resize import ProgressiveResize
 from fastai_ext.schedule import *
 from fastai_ext.tta import FlipTTA
