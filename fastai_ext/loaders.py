@@ -8,51 +8,77 @@ Docs: https://fastai-ext.github.io/fastai_ext/loaders.html.md"""
 __all__ = ['InMemoryDL']
 
 # %% ../nbs/01a_loaders.ipynb #1658d24e
-from copy import copy
-from functools import lru_cache
+from copy import copy, deepcopy
 from itertools import islice
 from operator import itemgetter
-import random
+import pickle, random, traceback
 from fastai.vision.all import *
 from .core import leaves_of, plain_tensor
+from .twin import kept_rng
 
 # %% ../nbs/01a_loaders.ipynb #33d7ba74
-@lru_cache(None)
-def _in_memory_class(cls): return InMemoryDL if cls is TfmdDL else type(f'InMemory{cls.__name__}', (InMemoryDL, cls), {})
-
-# With another one of these the items would be others
-_item_events = {'after_item', 'before_batch', 'create_item', 'create_batch', 'do_item', 'do_batch', 'retain'}
-
 class InMemoryDL(TfmdDL):
     "A loader whose items are in memory, as the item transforms left them"
+    # by the class of the ordinary loader
+    made = {}
+    # With another one of these the items would be others
+    item_events = {'after_item', 'before_batch', 'create_item', 'create_batch', 'do_item', 'do_batch', 'retain'}
+
+    @classmethod
+    def blank(cls,
+        ordinary:type # Class of a loader
+    )->'InMemoryDL': # Of that class too, with nothing in it yet
+        "What `of`, copies and unpickling fill in"
+        made = InMemoryDL.made
+        if ordinary not in made: made[ordinary] = type(f'InMemory{ordinary.__name__}', (InMemoryDL,ordinary), {})
+        return object.__new__(InMemoryDL if ordinary is TfmdDL else made[ordinary])
+
+    # the classes are made here, where pickle doesn't find them by name
+    def __reduce__(self): return InMemoryDL.blank,(self.ordinary,),dict(vars(self))
+
     @classmethod
     def of(cls,
         dl:TfmdDL, # Loader to be like; it stays as it is
-        items:tuple|L # All items of its dataset after the item transforms: collated as a batch, or an `L` of them
+        items:Tensor|tuple|L # All items of its dataset after the item transforms: collated, or an `L` of them
     )->'InMemoryDL': # Of the class of `dl` too
         "`dl` with its items in memory"
-        res = copy(dl)
-        res.__class__ = _in_memory_class(type(dl))
+        ordinary = getattr(dl, 'ordinary', type(dl))
+        res = cls.blank(ordinary)
         for k,v in vars(dl).items():
-            if isinstance(v, MethodType) and v.__self__ is dl: setattr(res, k, MethodType(v.__func__, res))
-        res.held,res.ordinary,res.n_workers,res.rng = items,type(dl),dl.fake_l.num_workers,copy(dl.rng)
-        f = dl.fake_l # with no workers, since there is nothing to do for them
-        res.fake_l = type(f)(res, f.pin_memory, 0, f.timeout, persistent_workers=False, pin_memory_device=f.pin_memory_device)
+            own = isinstance(v, MethodType) and v.__self__ is dl
+            vars(res)[k] = MethodType(v.__func__, res) if own else v
+            # with transforms added to one of the loaders the other stays as it is
+            if isinstance(v, Pipeline): vars(res)[k] = Pipeline(L(v.fs), v.split_idx)
+        res.held,res.ordinary,res.rng = items,ordinary,copy(dl.rng)
+        res.n_workers = getattr(dl, 'n_workers', dl.fake_l.num_workers)
+        # no workers, since there is nothing to do for them; what is on a GPU can't be pinned
+        f,device = dl.fake_l,getattr(find_device(items), 'type', 'cpu')
+        res.fake_l = type(f)(res, f.pin_memory and device == 'cpu', 0, f.timeout, persistent_workers=False,
+            pin_memory_device=f.pin_memory_device)
         return res
 
     def create_batches(self,
         samps # Indices of items, as `sample` gives them
     ): # One batch after another
         "Batches of the items of `samps`, before the batch transforms"
+        def _own(x): return retain_type(plain_tensor(x).clone(), x) if isinstance(x, Tensor) else deepcopy(x)
         while idxs := list(islice(samps, self.bs)):
             if len(idxs) < self.bs and self.drop_last: return
-            yield self.do_batch([self.held[i] for i in idxs]) if isinstance(self.held, L) else self._pick(idxs)
+            # copies, since `before_batch` may change them in place
+            if isinstance(self.held, L): yield self.do_batch([apply(_own, self.held[i]) for i in idxs])
+            else: yield self._pick(idxs)
 
     def _pick(self, idxs):
         "The items of `idxs`, of those that are collated"
         idxs = tensor(idxs, device=find_device(self.held))
         # `x[idxs]` is many times slower for bytes, and asks fastai's tensors for their types at every step
         return apply(lambda x: retain_type(plain_tensor(x).index_select(0, idxs), x), self.held)
+
+    def on(self,
+        device # Where the items are to be; None: where they are
+    )->'InMemoryDL': # A new one
+        "This loader with its items on `device`"
+        return self.of(self, apply(lambda x: x.to(device) if device and isinstance(x, Tensor) else x, self.held))
 
     @delegates(TfmdDL.new)
     def new(self,
@@ -61,55 +87,54 @@ class InMemoryDL(TfmdDL):
         **kwargs
     ):
         "As of any loader; with other items, or other transforms of items, one that reads its items"
-        same = (dataset is None or dataset is self.dataset) and cls is None and not kwargs.keys() & _item_events
-        dl = super().new(dataset, cls or self.ordinary, **merge(dict(num_workers=self.n_workers), kwargs))
-        return self.of(dl, self.held) if same else dl
+        same = (dataset is None or dataset is self.dataset) and cls is None and not kwargs.keys() & self.item_events
+        # None says more than the dataset does: a `SortedDL` keeps the lengths that it knows
+        dl = super().new(dataset=None if same else dataset, cls=cls or self.ordinary,
+            **merge(dict(num_workers=self.n_workers), kwargs))
+        return self.of(dl, self.held) if same and dl.bs else dl
 
 # %% ../nbs/01a_loaders.ipynb #6c893855
-def _rng_states(): return repr(random.getstate()),repr(np.random.get_state()),torch.get_rng_state().numpy().tobytes()
-
-def _item_tfms(dl):
-    "The transforms that run on an item of `dl`"
-    split = getattr(dl.dataset, 'split_idx', None)
-    pipes = [o.tfms for o in getattr(dl.dataset, 'tls', [dl.dataset]) if isinstance(o, TfmdLists)]
-    return L([*pipes, dl.after_item]).map(lambda p: p.fs).concat().filter(lambda f: f.split_idx in (None, split))
-
-def _says_random(f):
-    "Is `f` random, or for training only, by its type? Those of fastai draw from random states that are watched"
-    return not type(f).__module__.startswith('fastai.') and (isinstance(f, RandTransform) or f.split_idx is not None)
-
-# %% ../nbs/01a_loaders.ipynb #1cb794ef
-def _form(item):
-    "Types and shapes of what is in an item; None if it can't be stacked"
-    def _one(x): return type(x),getattr(x, 'dtype', None),getattr(x, 'shape', None),repr(getattr(x, '__dict__', None))
-    xs = leaves_of(item)
-    return [_one(x) for x in xs] if all(isinstance(x, (Tensor,ndarray,int,float)) for x in xs) else None
-
-def _raw(item):
-    "The bytes of what is in an item"
-    def _one(x): return x.tobytes() if hasattr(x, 'tobytes') else repr(x).encode()
-    return [_one(x.cpu().contiguous().view(-1).view(torch.uint8).numpy() if isinstance(x, Tensor) else x)
-        for x in map(plain_tensor, leaves_of(item))]
-
-# %% ../nbs/01a_loaders.ipynb #2ce5cf34
 class _Items:
-    "The items of the loader `dl`, to be read chunk by chunk, perhaps in other processes"
+    "The items of the loader `dl`, to be read in chunks of indices, perhaps in other processes"
     def __init__(self, dl, k):
-        self.dl,self.name = dl,f'loader {k}'
-        own = self._own('create_item', 'create_batches', 'chunkify')
-        if not isinstance(dl, TfmdDL) or own or not dl.indexed or dl.bs is None: raise ValueError(
-            f"{self.name}, a {type(dl).__name__}, can't be put into memory: its items aren't those of a dataset by index"
-            + (f", it has a `{own[0]}` of its own" if own else ""))
+        self.dl,self.name,self.form,self.item_bytes = dl,f'loader {k}',None,0
+        own = isinstance(dl, TfmdDL) and self.own('create_item', 'do_item', 'create_batches', 'chunkify')
+        lacks = not isinstance(dl, TfmdDL) or not dl.indexed or dl.bs is None or not hasattr(dl.dataset, '__len__')
+        if own or lacks: raise ValueError(f"{self.name}, a {type(dl).__name__}, can't be put into memory: "
+            "its items aren't those of a dataset by index" + (f", it has a `{own[0]}` of its own" if own else ""))
         self.n = len(dl.dataset)
         if not self.n and not k: raise ValueError("the training loader is empty: there is nothing to put into memory")
+        # transforms remember what they drew, so copies of them are used
+        self.dl = self.with_own_tfms(copy(dl))
+        ds = copy(dl.dataset)
+        if isinstance(ds, TfmdLists): self.dl.dataset = self.with_own_tfms(ds)
+        elif isinstance(ds, Datasets):
+            self.dl.dataset = ds
+            ds.tls = ds.tls.map(lambda tl: self.with_own_tfms(copy(tl)))
+        self.dl.before_iter()
 
-    def _own(self, *names):
+    def with_own_tfms(self, o):
+        "`o` with copies of the transforms in its pipelines"
+        for k,v in list(vars(o).items()):
+            if isinstance(v, Pipeline): setattr(o, k, Pipeline(v.fs.map(copy), v.split_idx))
+        return o
+
+    def own(self, *names):
         "Those of the methods `names` that aren't fastai's"
         return [o for o in names if o in vars(self.dl) or getattr(type(self.dl), o, None) is not getattr(TfmdDL, o)]
 
+    def form_of(self, item):
+        "What items share that can be collated; None if this one can't"
+        def _one(x): return type(x),*[getattr(x, o, None) for o in ('dtype', 'shape')],repr(getattr(x, '__dict__', None))
+        xs = leaves_of(item)
+        return [_one(x) for x in xs] if all(isinstance(x, (Tensor,ndarray,int,float)) for x in xs) else None
+
+    def random_states(self):
+        return repr(random.getstate()),repr(np.random.get_state()),torch.get_rng_state().numpy().tobytes()
+
     def read(self, idxs):
-        "Items of `idxs`, collated if all have the form of the first ones; their indices; errors; were random numbers drawn?"
-        items,kept,bad,old = L(),[],[],_rng_states()
+        "Items of `idxs`, collated if of the form of the first ones; their indices; errors; were random numbers drawn?"
+        items,kept,bad,old = L(),[],[],self.random_states()
         for i in idxs:
             try: o = self.dl.do_item(i)
             except Exception as e: bad.append((i, f'{type(e).__name__}: {e}'))
@@ -117,87 +142,122 @@ class _Items:
                 if o is None: continue # its transforms raised SkipItemException
                 items.append(o)
                 kept.append(i)
-        form = getattr(self, 'form', None)
-        same = form and items and all(_form(o) == form for o in items)
-        return self.dl.do_batch(items) if same else items,kept,bad,_rng_states() != old
-
-    def probe(self, device, freeze_random):
-        "Bytes that the items will take, from three of them; refuses what can't be done"
-        if not self.n: return 0
-        self.dl.before_iter()
-        items,kept,bad,drew = self.read(sorted({0, self.n//2, self.n-1}))
-        if not items: raise ValueError(f"{self.name}: none of the first items can be read. {self.named(bad)}")
-        said = _item_tfms(self.dl).filter(_says_random)
-        if said or drew or items.map(_raw) != self.read(kept)[0].map(_raw): self.is_random(said, freeze_random)
-        try: to_device(items[0], torch.device(device))
-        except (RuntimeError, TypeError, AssertionError) as e: raise ValueError(f"{device} can't hold these items: {e}") from e
-        if not (self.dl.before_batch.fs or self._own('create_batch', 'do_batch', 'retain')): self.form = _form(items[0])
-        return self.n*sum(len(x) for o in items for x in _raw(o))/len(items)
-
-    def is_random(self, fs, freeze_random):
-        "Refuse the item transforms `fs`, or those that may be random"
-        if freeze_random: return
-        all_fs = _item_tfms(self.dl)
-        fs = fs or all_fs.filter(lambda f: isinstance(f, RandTransform)) or all_fs
-        raise ValueError(f"{self.name} has random item transforms, and each epoch would get the same of: "
-            f"{', '.join(fs.map(lambda f: f.name).unique())}. Do without them or take batch transforms; "
-            "with freeze_random=True one draw is kept for good")
+        same = self.form and items and all(self.form_of(o) == self.form for o in items)
+        return self.dl.do_batch(list(items)) if same else items,kept,bad,self.random_states() != old
 
     def named(self, bad):
         "The items that can't be read, the first 20"
-        items = L(getattr(self.dl.dataset, 'items', range(self.n)), use_list=None)
-        return '; '.join(f'item {i} ({str(items[i])[:100]}), {e}' for i,e in bad[:20])
+        items = getattr(self.dl.dataset, 'items', None)
+        items = range(self.n) if items is None or callable(items) else L(items, use_list=None)
+        return '; '.join(f'item {i} ({str(items[i])[:200]}), {e}' for i,e in bad[:20])
+
+# %% ../nbs/01a_loaders.ipynb #1cb794ef
+@patch
+def item_tfms(self:_Items):
+    "The transforms that run on an item"
+    ds = self.dl.dataset
+    pipes = [o.tfms for o in getattr(ds, 'tls', [ds]) if isinstance(o, TfmdLists)]
+    fs = L([*pipes, self.dl.after_item]).map(lambda p: p.fs).concat()
+    return fs.filter(lambda f: f.split_idx in (None, getattr(ds, 'split_idx', None)))
+
+@patch
+def probe(self:_Items, device, freeze_random):
+    "Bytes that the items will take, from three of them; refuses what can't be done"
+    if not self.n: return 0
+    items,kept,bad,drew = self.read(sorted({0, self.n//2, self.n-1}))
+    if not items: raise ValueError(f"{self.name}: none of the first items can be read. {self.named(bad)}")
+    raw = items.map(self.raw)
+    # those of fastai draw from the random states that are watched
+    said = self.item_tfms().filter(lambda f: not type(f).__module__.startswith('fastai.')
+        and (isinstance(f, RandTransform) or f.split_idx is not None))
+    if said or drew or raw != self.read(kept)[0].map(self.raw): self.refuse_random(said, freeze_random)
+    try: to_device(items[0], torch.device(device))
+    except (RuntimeError, TypeError, AssertionError) as e:
+        raise ValueError(f"{device} can't hold these items: {e}") from e
+    own = self.dl.before_batch.fs or self.own('create_batch', 'do_batch', 'retain')
+    if not own: self.form = self.form_of(items[0])
+    # numbers become 8 bytes when they are collated
+    sizes = [sum(getattr(x, 'nbytes', 8) for x in leaves_of(o)) for o in items] if self.form else raw.map(len)
+    self.item_bytes = sum(sizes)/len(items)
+    return self.n*self.item_bytes
+
+@patch
+def raw(self:_Items, item):
+    "`item` as bytes; a tensor alone, since pickle takes all of the memory that it is a view of"
+    def _array(x): return plain_tensor(x).cpu().reshape(-1).view(torch.uint8).numpy() if isinstance(x, Tensor) else x
+    return pickle.dumps(apply(_array, item))
+
+@patch
+def refuse_random(self:_Items, fs, freeze_random):
+    "Name the item transforms `fs`, or those that may be random"
+    if freeze_random: return
+    fs = fs or self.item_tfms().filter(lambda f: isinstance(f, RandTransform)) or self.item_tfms()
+    names = ', '.join(fs.map(lambda f: f.name).unique())
+    raise ValueError(f"{self.name} has random item transforms, and each epoch would get the same of: {names}. "
+        "Do without them or take batch transforms; with freeze_random=True one draw is kept for good")
 
 # %% ../nbs/01a_loaders.ipynb #1db9c4c6
 class _Store:
     "Place for `n` items on `device`"
     def __init__(self, n, device): self.n,self.device,self.held,self.kept,self.bad = n,device,None,[],[]
 
-    def _apart(self, b, n): return L(range(n)).map(lambda i: apply(lambda x: retain_type(plain_tensor(x)[i], x), b))
+    def of_all(self, f, b):
+        "The batch `b` with `f` of each of its tensors"
+        return apply(lambda x: retain_type(f(plain_tensor(x)), x), b)
+
+    def apart(self, b, n): return L(range(n)).map(lambda i: self.of_all(itemgetter(i), b))
 
     def add(self, new, kept, bad):
         "Keep `new`, the items of the indices `kept`, collated or as a list"
         start,n = len(self.kept),len(kept)
         self.kept += kept
         self.bad += bad
-        if self.held is None: self.held = L() if isinstance(new, L) else apply(
-            lambda x: retain_type(plain_tensor(x).new_empty((self.n, *x.shape[1:]), device=self.device), x), new)
-        if isinstance(new, L) and not isinstance(self.held, L): self.held = self._apart(self.held, start)
+        def _place(x): return x.new_empty((self.n, *x.shape[1:]), device=self.device)
+        if self.held is None: self.held = L() if isinstance(new, L) else self.of_all(_place, new)
+        if isinstance(new, L) and not isinstance(self.held, L): self.held = self.apart(self.held, start)
         if not isinstance(self.held, L):
             for a,b in zip(leaves_of(self.held), leaves_of(new)): plain_tensor(a)[start:start+n] = plain_tensor(b)
             return
-        if not isinstance(new, L): new = self._apart(new, n)
+        if not isinstance(new, L): new = self.apart(new, n)
         # copied, since a tensor that comes from another process holds a file open
-        self.held += new.map(lambda o: apply(lambda x: x.to(self.device, copy=True) if isinstance(x, Tensor) else x, o))
+        def _copied(x): return x.to(self.device, copy=True) if isinstance(x, Tensor) else x
+        self.held += new.map(lambda o: apply(_copied, o))
 
     def loader(self, dl):
         "`dl` with the items in memory, and without those that aren't here"
+        if not self.n: return dl
         n = len(self.kept)
         if n == self.n: return InMemoryDL.of(dl, self.held)
-        held = self.held[:n] if isinstance(self.held, L) else apply(lambda x: retain_type(plain_tensor(x)[:n], x), self.held)
-        return InMemoryDL.of(_with_items(dl, self.kept), held)
+        ds,dl = copy(dl.dataset),copy(dl)
+        if type(dl) is not TfmdDL or not isinstance(ds, (Datasets,TfmdLists)): raise ValueError(
+            f"Items can't be left out of a {type(dl).__name__} over a {type(ds).__name__}: leave them out of the data")
+        if isinstance(ds, TfmdLists): ds = self.some(ds)
+        else: ds.tls = ds.tls.map(self.some)
+        dl.dataset,dl.n = ds,n
+        held = self.held if isinstance(self.held, L) else self.of_all(itemgetter(slice(n)), self.held)
+        return InMemoryDL.of(dl, held)
 
-def _with_items(dl, idxs):
-    "`dl` with a dataset of the items `idxs` only"
-    def _some(tl):
+    def some(self, tl):
+        "The `TfmdLists` `tl` of those items that are here"
         tl = copy(tl)
-        tl.items = L(tl.items, use_list=None)[idxs]
+        tl.items = L(tl.items, use_list=None)[self.kept]
         return tl
-    ds,dl = dl.dataset,copy(dl)
-    if type(dl) is not TfmdDL or not isinstance(ds, (Datasets,TfmdLists)): raise ValueError(
-        f"Items can't be left out of a {type(dl).__name__} over a {type(ds).__name__}: leave them out of the data")
-    dl.dataset,dl.n = _some(ds) if isinstance(ds, TfmdLists) else type(ds)(tls=ds.tls.map(_some), n_inp=ds.n_inp),len(idxs)
-    return dl
 
 # %% ../nbs/01a_loaders.ipynb #aa05cbb3
-class _Chunks:
-    "A dataset of chunks of the items in `parts`"
-    def __init__(self, parts, size=64):
-        self.parts,self.chunks = parts,[(k, range(i, min(i+size, o.n))) for k,o in enumerate(parts) for i in range(0, o.n, size)]
-    def __len__(self): return len(self.chunks)
-    def __getitem__(self, i):
-        k,idxs = self.chunks[i]
-        return k,self.parts[k].read(idxs)
+@patch
+def fill(self:_Store, items, num_workers, freeze_random):
+    "Read `items` into this store"
+    if not self.n: return
+    size = max(1, min(64, int(2**23/max(items.item_bytes, 1)))) # a chunk is no more than some MB
+    reader = torch.utils.data.DataLoader([range(i, min(i+size, self.n)) for i in range(0, self.n, size)],
+        batch_size=None, collate_fn=items.read, num_workers=min(num_workers, math.ceil(self.n/size)))
+    try:
+        for *read,drew in progress_bar(reader, leave=False):
+            if drew: items.refuse_random([], freeze_random)
+            self.add(*read)
+    except BaseException as e:
+        traceback.clear_frames(e.__traceback__)
+        raise
 
 @patch
 def in_memory(self:DataLoaders,
@@ -208,67 +268,74 @@ def in_memory(self:DataLoaders,
     skip_bad:bool=False # Leave out items that can't be read, and name them, instead of refusing?
 )->DataLoaders: # Of the same class, with the same batch transforms; the present ones stay as they are
     "Read each item once and keep it in memory; a ValueError names what can't be kept, before anything is read"
-    device = ifnone(device, 'cpu')
-    parts = [_Items(dl, k) for k,dl in enumerate(self.loaders)]
-    gb = sum(o.probe(device, freeze_random) for o in parts)/1e9
-    if gb > max_gb: raise ValueError(f"the items would take about {gb:.3g} GB, and max_gb={max_gb}: raise it, or make the items smaller")
-    stores,chunks = [_Store(o.n, device) for o in parts],_Chunks(parts)
+    where = ifnone(device, 'cpu')
+    new = {k: _Items(dl, k) for k,dl in enumerate(self.loaders) if not isinstance(dl, InMemoryDL)}
+    stores = {k: _Store(o.n, where) for k,o in new.items()}
     if num_workers is None: num_workers = max(o.fake_l.num_workers for o in self.loaders)
-    reader = torch.utils.data.DataLoader(chunks, batch_size=None, num_workers=min(num_workers, len(chunks)), collate_fn=noop)
-    for k,(*read,drew) in progress_bar(reader, leave=False):
-        if drew: parts[k].is_random([], freeze_random)
-        stores[k].add(*read)
-    bad = [f"{o.name}: {o.named(s.bad)}" for o,s in zip(parts, stores) if s.bad]
-    if bad and not skip_bad: raise ValueError(f"{sum(len(o.bad) for o in stores)} items can't be read. {'; '.join(bad)}. "
+    with kept_rng():
+        gb = sum(o.probe(where, freeze_random) for o in new.values())/1e9
+        if gb > max_gb: raise ValueError(f"the items would take about {gb:.3g} GB, and max_gb={max_gb}: "
+            "raise it, or make the items smaller")
+        for k,s in stores.items(): s.fill(new[k], num_workers, freeze_random)
+    n_bad = sum(len(s.bad) for s in stores.values())
+    bad = [f"{new[k].name}: {new[k].named(s.bad)}" for k,s in stores.items() if s.bad]
+    if bad and not skip_bad: raise ValueError(f"{n_bad} items can't be read. {'; '.join(bad)}. "
         "Mend them, or leave them out with skip_bad=True")
-    if bad: warn(f"{sum(len(o.bad) for o in stores)} items are left out, since they can't be read. {'; '.join(bad)}")
-    lists = [o.name for o,s in zip(parts, stores) if isinstance(s.held, L)]
-    if lists: print(f"{', '.join(lists)}: the items are of different sizes, or batched by transforms of their own, and kept one by one")
+    if bad: warn(f"{n_bad} items are left out, since they can't be read. {'; '.join(bad)}")
+    lists = [new[k].name for k,s in stores.items() if isinstance(s.held, L)]
+    if lists: print(f"{', '.join(lists)}: the items are of different sizes, or batched by transforms of their own, "
+        "and kept one by one")
     res = copy(self)
-    res.loaders = [s.loader(dl) if s.n else dl for s,dl in zip(stores, self.loaders)]
+    res.loaders = [stores[k].loader(dl) if k in stores else dl.on(device) for k,dl in enumerate(self.loaders)]
     return res
 
-# %% ../nbs/01a_loaders.ipynb #3c00f499
+# %% ../nbs/01a_loaders.ipynb #a9f4def0
 class _Kind:
     "Inputs or targets: their block, and what makes a batch of them and items"
     def __init__(self, block, batch, items=noop): store_attr()
 
-def _classes(y, vocab):
-    "Targets that are classes"
-    by_place = vocab is not None and y.dtype.kind in 'iub'
-    names = L(ifnone(vocab, sorted(set(y.tolist()))))
-    place = {o: i for i,o in enumerate(names)}
-    def _items(y):
-        odd = [o for o in y.tolist() if o not in (range(len(names)) if by_place else place)]
-        if odd: raise ValueError(f"there is a label {odd[0]!r}: expected "
-            + (f"0 to {len(names)-1}, places in vocab" if by_place else f"one of {', '.join(map(repr, names))}"))
-        return [names[o] for o in y.tolist()] if by_place else y.tolist()
-    return _Kind(CategoryBlock(names, sort=False), lambda y: TensorCategory([place[o] for o in _items(y)]), _items)
+    @classmethod
+    def inputs(cls, x):
+        "What the inputs `x` are"
+        def _pixels(x): return TensorImage(np.ascontiguousarray(x.transpose(0,3,1,2)))
+        if x.dtype == np.uint8 and x.ndim == 3: return cls(ImageBlock(PILImageBW), lambda x: TensorImageBW(x[:,None]))
+        if x.dtype == np.uint8 and x.ndim == 4 and x.shape[3] == 3: return cls(ImageBlock, _pixels)
+        if x.dtype.kind == 'f' and x.ndim == 4: return cls(TransformBlock(cls.floats), TensorImage)
+        if x.dtype.kind in 'fiub' and x.ndim > 1: return cls(TransformBlock(tensor), tensor)
+        raise ValueError(f"inputs of shape {x.shape} in {x.dtype}: "
+            "expected images of bytes (n,h,w) or (n,h,w,3), or numbers (n,...)")
 
-def _target_kind(y, vocab):
-    "What the targets are"
-    kind,whole = y.dtype.kind,y.dtype.kind in 'iub'
-    if y.ndim == 1 and kind in 'iubUSO': return _classes(y, vocab)
-    if kind == 'f' and y.ndim in (1,2): return _Kind(RegressionBlock(), lambda y: torch.as_tensor(y).float())
-    if whole and y.ndim == 2 and np.isin(y, (0,1)).all():
-        vocab = list(ifnone(vocab, range(y.shape[1])))
-        return _Kind(MultiCategoryBlock(encoded=True, vocab=vocab), lambda y: TensorMultiCategory(tensor(y).float()))
-    if y.dtype == np.uint8 and y.ndim == 3: return _Kind(MaskBlock(codes=vocab), TensorMask)
-    raise ValueError(f"targets of shape {y.shape} in {y.dtype}: expected whole numbers or strings (n,), zeros and ones (n,c), "
-        "floats (n,) or (n,c), or masks of bytes (n,h,w)")
+    # a type as a transform would be taken for one that does nothing
+    @staticmethod
+    def floats(x): return TensorImage(x)
 
-def _float_image(x): return TensorImage(x)
+    @classmethod
+    def targets(cls, y, vocab):
+        "What the targets `y` are"
+        kind = y.dtype.kind
+        if y.ndim == 1 and kind in 'iubUSO': return cls.classes(y, vocab)
+        if kind == 'f' and y.ndim in (1,2): return cls(RegressionBlock(), lambda y: torch.as_tensor(y).float())
+        if kind in 'iub' and y.ndim == 2 and np.isin(y, (0,1)).all():
+            vocab = list(ifnone(vocab, range(y.shape[1])))
+            return cls(MultiCategoryBlock(encoded=True, vocab=vocab), lambda y: TensorMultiCategory(tensor(y).float()))
+        if y.dtype == np.uint8 and y.ndim == 3: return cls(MaskBlock(codes=vocab), TensorMask)
+        raise ValueError(f"targets of shape {y.shape} in {y.dtype}: expected whole numbers or strings (n,), "
+            "zeros and ones (n,c), floats (n,) or (n,c), or masks of bytes (n,h,w)")
 
-def _input_kind(x):
-    "What the inputs are"
-    if x.dtype == np.uint8 and x.ndim == 3: return _Kind(ImageBlock(PILImageBW), lambda x: TensorImageBW(x[:,None]))
-    if x.dtype == np.uint8 and x.ndim == 4 and x.shape[3] == 3:
-        return _Kind(ImageBlock, lambda x: TensorImage(np.ascontiguousarray(x.transpose(0,3,1,2))))
-    if x.dtype.kind == 'f' and x.ndim == 4: return _Kind(TransformBlock(_float_image), TensorImage)
-    if x.dtype.kind in 'fiub' and x.ndim > 1: return _Kind(TransformBlock(tensor), tensor)
-    raise ValueError(f"inputs of shape {x.shape} in {x.dtype}: expected images of bytes (n,h,w) or (n,h,w,3), or numbers (n,...)")
+    @classmethod
+    def classes(cls, y, vocab):
+        "Targets that are classes: names, or their places in `vocab`"
+        by_place = vocab is not None and y.dtype.kind in 'iub'
+        names = L(ifnone(vocab, sorted(set(y.tolist()))))
+        place = {o: i for i,o in enumerate(names)}
+        def _items(y):
+            odd = [o for o in y.tolist() if o not in (range(len(names)) if by_place else place)]
+            if odd: raise ValueError(f"there is a label {odd[0]!r}: expected "
+                + (f"0 to {len(names)-1}, places in vocab" if by_place else f"one of {', '.join(map(repr, names))}"))
+            return [names[o] for o in y.tolist()] if by_place else y.tolist()
+        return cls(CategoryBlock(names, sort=False), lambda y: TensorCategory([place[o] for o in _items(y)]), _items)
 
-# %% ../nbs/01a_loaders.ipynb #e346fc66
+# %% ../nbs/01a_loaders.ipynb #718703e4
 @patch(cls_method=True)
 @delegates(DataBlock.dataloaders, but=['source', 'verbose'])
 def from_arrays(cls:DataLoaders,
@@ -288,7 +355,7 @@ def from_arrays(cls:DataLoaders,
         if (x.dtype,x.shape[1:]) != (xs[0].dtype,xs[0].shape[1:]) or y.shape[1:] != ys[0].shape[1:]: raise ValueError(
             f"x_train and y_train are {xs[0].dtype}{xs[0].shape} and {ys[0].shape}, x_valid and y_valid "
             f"{x.dtype}{x.shape} and {y.shape}: expected the same but for the number")
-    kinds = _input_kind(xs[0]),_target_kind(ys[0], vocab)
+    kinds = _Kind.inputs(xs[0]),_Kind.targets(ys[0], vocab)
     # lists, since a transform of fastai is applied to what is in a tuple
     items = [[a,b] for x,y in zip(xs, ys) for a,b in zip(kinds[0].items(x), kinds[1].items(y))]
     n = len(xs[0])

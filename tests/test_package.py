@@ -50,7 +50,7 @@ def test_import_is_light(imported):
     assert imported['new'] == ['fastai_ext']
 
 # Which modules a module may import; each only those above it, so there is no circle
-uses = dict(twin='', core='twin', averaging='core', loaders='core', data='core loaders', layers='core',
+uses = dict(twin='', core='twin', averaging='core', loaders='twin core', data='core loaders', layers='core',
     models='core layers', operators='', macs='twin core operators', receptive='operators macs',
     summary='twin core operators macs receptive', augment='core', erase='augment', callbacks='twin core augment',
     record='callbacks', precision='', resize='core summary callbacks', sched='', schedule='callbacks sched',
