@@ -1,7 +1,7 @@
 "Sizes of a fit beside the formula, pixels beside PIL, what moves along, and where it stays out"
 from fastai.test_utils import synth_learner
 from fastai.vision.all import *
-import PIL.Image, pytest
+import PIL.Image, pytest, timm
 from fastai_ext.callbacks import BatchTransform
 from fastai_ext.resize import *
 from fastai_ext.summary import summarize
@@ -108,6 +108,8 @@ def test_masks_as_torch(size):
             got = resize_tensor(TensorMask(o), size)
             assert type(got) is TensorMask and got.dtype == o.dtype and torch.equal(got.long().as_subclass(Tensor), want)
         assert torch.equal(resize_tensor(x > 4, size), resize_tensor(x, size) > 4)
+    last = torch.zeros(2,3,16,24).byte().contiguous(memory_format=torch.channels_last)
+    assert resize_tensor(last, size).is_contiguous(memory_format=torch.channels_last)
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_type_and_layout_are_kept(dtype):
@@ -242,12 +244,15 @@ def test_predictions_are_those_without(tmp_path):
 # What can't be
 
 def fixed(): return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4*16*24, 2))
+def vit():
+    return timm.models.VisionTransformer((16,24), patch_size=4, embed_dim=8, depth=1, num_heads=1, num_classes=2)
 class Strided(Net):
     "Takes sides that 8 divides"
     def forward(self, x): return super().forward(x.unflatten(-1, (-1,8)).flatten(-2))
 
 @pytest.mark.parametrize('model,words', [
     (fixed, r'16×24 pixels, but not of 8×12.*\(Linear, input 4×384\).*one size only'),
+    (vit, r'but not of 8×12.*Input height \(8\) doesn.t match model \(16\).*one size only'),
     (partial(Strided, 3), 'but not of 8×12.*unflatten.*a larger `step` helps')])
 def test_a_model_that_cannot(model, words):
     "Before any step: the weights are as they were"
@@ -272,6 +277,20 @@ def test_a_model_that_fails_anyhow_says_so_itself():
     class Broken(Net):
         def forward(self, x): raise RuntimeError('broken')
     with pytest.raises(RuntimeError, match='^broken$'): run(learner(model=Broken()), 1, ProgressiveResize())
+
+def test_every_fit_tries_its_model():
+    learn = learner(cbs=ProgressiveResize())
+    run(learn, 1)
+    learn.model,learn.opt = fixed(),None
+    with pytest.raises(ValueError, match='one size only'): run(learn, 1)
+
+def test_sizes_are_looked_at_even_if_the_model_cannot_be_tried():
+    class TrainsOnly(Net):
+        def forward(self, x):
+            if not self.training: raise RuntimeError('in training only')
+            return super().forward(x)
+    with pytest.raises(ValueError, match="sizes don't increase"):
+        run(learner(model=TrainsOnly()), 1, ProgressiveResize(step=64))
 
 def test_trying_draws_nothing():
     "Random states are those without: the dropout of the first batch, and the fit with it"
@@ -310,7 +329,8 @@ def test_costs_are_those_of_summarize():
     "A convolution's by hand: 3·3·3·4 products a pixel, and the head's 8"
     cb = ProgressiveResize(begin=0, finish=.5, step=2)
     df = cb.costs(Net(), torch.zeros(5,3,16,24))
-    assert list(zip(df.height, df.width)) == list(cb.sizes((16,24))) and df.share.tolist() == list(cb.sizes((16,24)).values())
+    sizes = cb.sizes((16,24))
+    assert list(zip(df.height, df.width)) == list(sizes) and df.share.tolist() == list(sizes.values())
     assert df.mmacs.tolist() == pytest.approx([(h*w*108+8)/1e6 for h,w in zip(df.height, df.width)])
     full = summarize(Net(), (3,16,24)).total_macs
     assert df.relative.tolist() == pytest.approx([summarize(Net(), (3,h,w)).total_macs/full
@@ -318,5 +338,6 @@ def test_costs_are_those_of_summarize():
     assert df.relative.iloc[-1] == 1
 
 def test_costs_refuse():
-    with pytest.raises(ValueError, match='Net can.t take these images'): ProgressiveResize().costs(Net(1), torch.zeros(1,3,8,8))
-    with pytest.raises(ValueError, match='one size only'): ProgressiveResize().costs(fixed(), torch.zeros(1,3,16,24))
+    cb,x = ProgressiveResize(),torch.zeros(1,3,16,24)
+    with pytest.raises(ValueError, match='Net can.t take these images'): cb.costs(Net(1), x)
+    with pytest.raises(ValueError, match='one size only'): cb.costs(fixed(), x)
