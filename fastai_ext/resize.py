@@ -46,10 +46,10 @@ class ProgressiveResize(FitCallback):
         self.pair = tuple(initial) if is_listy(initial) else (initial,initial)
         fraction = isinstance(initial, float) and 0 < initial < 1
         pixels = len(self.pair)==2 and all(isinstance(o, int) and o > 0 for o in self.pair)
-        if not (fraction or pixels): raise ValueError("initial is a fraction of the images' size, between 0 and 1, or a "
-            f"whole number of pixels, or two for height and width, got {initial!r}")
-        if not 0 <= begin <= finish <= 1 or not finish: raise ValueError("begin and finish are fractions of the fit, from "
-            f"0 to 1, finish more than 0 and not before begin, got begin={begin!r} and finish={finish!r}")
+        if not (fraction or pixels): raise ValueError("initial is a fraction of the images' size, between 0 and 1, "
+            f"or a whole number of pixels, or two for height and width, got {initial!r}")
+        if not 0 <= begin <= finish <= 1 or not finish: raise ValueError("begin and finish are fractions of the fit, "
+            f"from 0 to 1, finish more than 0 and not before begin, got begin={begin!r} and finish={finish!r}")
         if not isinstance(step, int) or step < 1: raise ValueError(f"step is pixels, 1 or more, got {step!r}")
         store_attr('initial,begin,finish,step')
 

@@ -1,7 +1,7 @@
 "Sizes of a fit beside the formula, pixels beside PIL, what moves along, and where it stays out"
 from fastai.test_utils import synth_learner
 from fastai.vision.all import *
-import PIL.Image, pytest
+import PIL.Image, pytest, timm
 from fastai_ext.callbacks import BatchTransform
 from fastai_ext.resize import *
 from fastai_ext.summary import summarize
@@ -66,7 +66,8 @@ def test_sizes_never_fall_and_end_at_the_images_own():
         for kwargs in (dict(), dict(initial=.3, begin=0, step=1), dict(initial=4, finish=.6, step=4)):
             cb = ProgressiveResize(**kwargs)
             res = list(cb.sizes(size))
-            assert res == sorted(res) and len(set(res)) == len(res) and res[-1] == size and res[0] == cb.size_at(0, size)
+            assert res == sorted(res) and len(set(res)) == len(res)
+            assert res[-1] == size and res[0] == cb.size_at(0, size)
             assert all(n%cb.step == 0 or n == m for o in res for n,m in zip(o, size))
             test_close(sum(cb.sizes(size).values()), 1, eps=1e-9)
 
@@ -106,8 +107,11 @@ def test_masks_as_torch(size):
         want = F.interpolate(nchw.double(), size, mode='nearest-exact').long().view(*shape[:-2], *size)
         for o in (x, x.byte(), x.int(), x.float()):
             got = resize_tensor(TensorMask(o), size)
-            assert type(got) is TensorMask and got.dtype == o.dtype and torch.equal(got.long().as_subclass(Tensor), want)
+            assert type(got) is TensorMask and got.dtype == o.dtype
+            assert torch.equal(got.long().as_subclass(Tensor), want)
         assert torch.equal(resize_tensor(x > 4, size), resize_tensor(x, size) > 4)
+    last = torch.zeros(2,3,16,24).byte().contiguous(memory_format=torch.channels_last)
+    assert resize_tensor(last, size).is_contiguous(memory_format=torch.channels_last)
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_type_and_layout_are_kept(dtype):
@@ -208,8 +212,8 @@ def test_full_size_is_left_alone():
     run(learner(), 2, ProgressiveResize(begin=.5, finish=.5), Keep(), Same())
 
 def test_channels_last_is_kept():
-    seen = run(learner(cbs=BatchTransform(lambda x: x.contiguous(memory_format=torch.channels_last))), 1,
-        ProgressiveResize())
+    last = BatchTransform(lambda x: x.contiguous(memory_format=torch.channels_last))
+    seen = run(learner(cbs=last), 1, ProgressiveResize())
     assert seen.batch[0].shape[-1] == 12 and seen.batch[0].is_contiguous(memory_format=torch.channels_last)
 
 # Where it stays out
@@ -242,12 +246,14 @@ def test_predictions_are_those_without(tmp_path):
 # What can't be
 
 def fixed(): return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4*16*24, 2))
+def vit(): return timm.models.VisionTransformer((16,24), 4, embed_dim=8, depth=1, num_heads=1, num_classes=2)
 class Strided(Net):
     "Takes sides that 8 divides"
     def forward(self, x): return super().forward(x.unflatten(-1, (-1,8)).flatten(-2))
 
 @pytest.mark.parametrize('model,words', [
     (fixed, r'16×24 pixels, but not of 8×12.*\(Linear, input 4×384\).*one size only'),
+    (vit, r'but not of 8×12.*Input height \(8\) doesn.t match model \(16\).*one size only'),
     (partial(Strided, 3), 'but not of 8×12.*unflatten.*a larger `step` helps')])
 def test_a_model_that_cannot(model, words):
     "Before any step: the weights are as they were"
@@ -273,6 +279,20 @@ def test_a_model_that_fails_anyhow_says_so_itself():
         def forward(self, x): raise RuntimeError('broken')
     with pytest.raises(RuntimeError, match='^broken$'): run(learner(model=Broken()), 1, ProgressiveResize())
 
+def test_every_fit_tries_its_model():
+    learn = learner(cbs=ProgressiveResize())
+    run(learn, 1)
+    learn.model,learn.opt = fixed(),None
+    with pytest.raises(ValueError, match='one size only'): run(learn, 1)
+
+def test_sizes_are_looked_at_even_if_the_model_cannot_be_tried():
+    class TrainsOnly(Net):
+        def forward(self, x):
+            if not self.training: raise RuntimeError('in training only')
+            return super().forward(x)
+    learn = learner(model=TrainsOnly(), cbs=ProgressiveResize(step=64))
+    with pytest.raises(ValueError, match="sizes don't increase"): run(learn, 1)
+
 def test_trying_draws_nothing():
     "Random states are those without: the dropout of the first batch, and the fit with it"
     res = []
@@ -285,7 +305,8 @@ def test_trying_draws_nothing():
 
 @pytest.mark.parametrize('kwargs,words', [
     (dict(initial=1.), 'initial .*got 1.0'), (dict(initial=0), 'got 0'), (dict(initial=-.5), 'got -0.5'),
-    (dict(initial=(8,)), r'got \(8,\)'), (dict(initial=(8,.5)), r'got \(8, 0.5\)'), (dict(initial='half'), "got 'half'"),
+    (dict(initial=(8,)), r'got \(8,\)'), (dict(initial=(8,.5)), r'got \(8, 0.5\)'),
+    (dict(initial='half'), "got 'half'"),
     (dict(begin=.9), 'begin=0.9 and finish=0.8'), (dict(begin=-1), 'begin=-1'), (dict(finish=1.5), 'finish=1.5'),
     (dict(begin=0, finish=0), 'finish more than 0'), (dict(step=0), 'step is .*got 0'), (dict(step=.5), 'got 0.5')])
 def test_bad_arguments(kwargs, words):
@@ -299,10 +320,10 @@ def test_sizes_that_do_not_increase(kwargs):
     assert not steps
 
 def test_no_images():
-    with pytest.raises(ValueError, match=r"needs images among the inputs.*'Tensor', 16, 1"):
-        run(synth_learner(), 1, ProgressiveResize())
-    with pytest.raises(ValueError, match='IntToFloatTensor'):
-        run(learner(lambda i: TensorImage(torch.zeros(3,16,24).byte()), half), 1, ProgressiveResize())
+    cb,words = ProgressiveResize(),"needs images among the inputs.*'Tensor', 16, 1"
+    with pytest.raises(ValueError, match=words): run(synth_learner(), 1, cb)
+    of_bytes = learner(lambda i: TensorImage(torch.zeros(3,16,24).byte()), half)
+    with pytest.raises(ValueError, match='IntToFloatTensor'): run(of_bytes, 1, cb)
 
 # What it costs
 
@@ -310,7 +331,8 @@ def test_costs_are_those_of_summarize():
     "A convolution's by hand: 3·3·3·4 products a pixel, and the head's 8"
     cb = ProgressiveResize(begin=0, finish=.5, step=2)
     df = cb.costs(Net(), torch.zeros(5,3,16,24))
-    assert list(zip(df.height, df.width)) == list(cb.sizes((16,24))) and df.share.tolist() == list(cb.sizes((16,24)).values())
+    sizes = cb.sizes((16,24))
+    assert list(zip(df.height, df.width)) == list(sizes) and df.share.tolist() == list(sizes.values())
     assert df.mmacs.tolist() == pytest.approx([(h*w*108+8)/1e6 for h,w in zip(df.height, df.width)])
     full = summarize(Net(), (3,16,24)).total_macs
     assert df.relative.tolist() == pytest.approx([summarize(Net(), (3,h,w)).total_macs/full
@@ -318,5 +340,6 @@ def test_costs_are_those_of_summarize():
     assert df.relative.iloc[-1] == 1
 
 def test_costs_refuse():
-    with pytest.raises(ValueError, match='Net can.t take these images'): ProgressiveResize().costs(Net(1), torch.zeros(1,3,8,8))
-    with pytest.raises(ValueError, match='one size only'): ProgressiveResize().costs(fixed(), torch.zeros(1,3,16,24))
+    cb,x = ProgressiveResize(),torch.zeros(1,3,16,24)
+    with pytest.raises(ValueError, match='Net can.t take these images'): cb.costs(Net(1), x)
+    with pytest.raises(ValueError, match='one size only'): cb.costs(fixed(), x)
