@@ -83,7 +83,7 @@ def to_amp(self:Learner,
     dtype:torch.dtype=None, # `torch.bfloat16` or `torch.float16`; None: the one that is fast on the learner's device
     **kwargs
 )->Learner: # The learner itself
-    "Mixed precision as the device at hand computes it; without a type that is fast there it says so and changes nothing"
+    "Mixed precision in the type that the device computes fast; where there is none it says so and changes nothing"
     device = ifnone(getattr(self.dls, 'device', None), first(self.model.parameters()).device)
     if amp_dtype(device, dtype) is None:
         print(f'{torch.device(device).type} is fastest in float32 here: nothing is changed')

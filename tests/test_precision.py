@@ -37,8 +37,9 @@ def is_off():
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_all_computes_in_it(dtype):
     learn = learner().to_amp(dtype)
-    for f in (lambda: learn.fit(1), learn.validate, learn.get_preds, lambda: learn.predict(torch.randn(1, 2, 3).numpy()),
-        lambda: learn.get_preds(ds_idx=0, with_loss=True), lambda: ensemble_preds([learn, learn]), lambda: learn.tta_flip()):
+    item = torch.randn(1, 2, 3).numpy()
+    others = lambda: learn.fit(1), lambda: learn.predict(item), lambda: ensemble_preds([learn, learn])
+    for f in (learn.validate, learn.get_preds, partial(learn.get_preds, with_loss=True), learn.tta_flip, *others):
         learn.model.types.clear()
         res = f()
         assert set(learn.model.types) == {dtype}
@@ -136,7 +137,8 @@ def test_wrong_type():
 @pytest.mark.slow
 def test_exported_and_loaded_in_a_fresh_process(tmp_path):
     "The type that was asked for is kept"
-    learn = learner(nn.Sequential(nn.Flatten(), nn.Linear(6, 3)), loss_func=CrossEntropyLossFlat(), path=tmp_path).to_amp(torch.bfloat16)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 3))
+    learn = learner(model, loss_func=CrossEntropyLossFlat(), path=tmp_path).to_amp(torch.bfloat16)
     x = np.ones((1, 2, 3), dtype=np.float32)
     want = learn.predict(x)[2]
     learn.export()
