@@ -72,8 +72,7 @@ def same(a, b):
             assert type(x) is type(y) and x.dtype == y.dtype and vars(x) == vars(y)
             assert torch.equal(plain_tensor(x), plain_tensor(y))
 
-@pytest.mark.parametrize('kind', kinds)
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('kind,workers', [*[(o, 0) for o in kinds], ('masks', 2), ('boxes', 2)])
 def test_batch_by_batch(files, kind, workers):
     dls = loaders(files, kind, shuffle=False)
     fast = dls.in_memory(num_workers=workers)
