@@ -125,12 +125,13 @@ class _Items:
 
     def form_of(self, item):
         "What items share that can be collated; None if this one can't"
-        def _one(x): return type(x),*[getattr(x, o, None) for o in ('dtype', 'shape')],repr(getattr(x, '__dict__', None))
+        def _one(x): return type(x),*[repr(getattr(x, o, None)) for o in ('dtype', 'shape', '__dict__')]
         xs = leaves_of(item)
         return [_one(x) for x in xs] if all(isinstance(x, (Tensor,ndarray,int,float)) for x in xs) else None
 
     def random_states(self):
-        return repr(random.getstate()),repr(np.random.get_state()),torch.get_rng_state().numpy().tobytes()
+        states = random.getstate(),np.random.get_state(),torch.get_rng_state().tolist()
+        return list(map(repr, states))
 
     def read(self, idxs):
         "Items of `idxs`, collated if of the form of the first ones; their indices; errors; were random numbers drawn?"
@@ -161,27 +162,6 @@ def item_tfms(self:_Items):
     return fs.filter(lambda f: f.split_idx in (None, getattr(ds, 'split_idx', None)))
 
 @patch
-def probe(self:_Items, device, freeze_random):
-    "Bytes that the items will take, from three of them; refuses what can't be done"
-    if not self.n: return 0
-    items,kept,bad,drew = self.read(sorted({0, self.n//2, self.n-1}))
-    if not items: raise ValueError(f"{self.name}: none of the first items can be read. {self.named(bad)}")
-    raw = items.map(self.raw)
-    # those of fastai draw from the random states that are watched
-    said = self.item_tfms().filter(lambda f: not type(f).__module__.startswith('fastai.')
-        and (isinstance(f, RandTransform) or f.split_idx is not None))
-    if said or drew or raw != self.read(kept)[0].map(self.raw): self.refuse_random(said, freeze_random)
-    try: to_device(items[0], torch.device(device))
-    except (RuntimeError, TypeError, AssertionError) as e:
-        raise ValueError(f"{device} can't hold these items: {e}") from e
-    own = self.dl.before_batch.fs or self.own('create_batch', 'do_batch', 'retain')
-    if not own: self.form = self.form_of(items[0])
-    # numbers become 8 bytes when they are collated
-    sizes = [sum(getattr(x, 'nbytes', 8) for x in leaves_of(o)) for o in items] if self.form else raw.map(len)
-    self.item_bytes = sum(sizes)/len(items)
-    return self.n*self.item_bytes
-
-@patch
 def raw(self:_Items, item):
     "`item` as bytes; a tensor alone, since pickle takes all of the memory that it is a view of"
     def _array(x): return plain_tensor(x).cpu().reshape(-1).view(torch.uint8).numpy() if isinstance(x, Tensor) else x
@@ -192,9 +172,33 @@ def refuse_random(self:_Items, fs, freeze_random):
     "Name the item transforms `fs`, or those that may be random"
     if freeze_random: return
     fs = fs or self.item_tfms().filter(lambda f: isinstance(f, RandTransform)) or self.item_tfms()
-    names = ', '.join(fs.map(lambda f: f.name).unique())
+    # fastai adds the parameters to some names, over several lines
+    names = ', '.join(fs.map(lambda f: f.name.split(' -- ')[0]).unique())
     raise ValueError(f"{self.name} has random item transforms, and each epoch would get the same of: {names}. "
         "Do without them or take batch transforms; with freeze_random=True one draw is kept for good")
+
+# %% ../nbs/01a_loaders.ipynb #69f2aa02
+@patch
+def probe(self:_Items, device, freeze_random):
+    "Bytes that the items will take, from three of them; refuses what can't be done"
+    if not self.n: return 0
+    items,kept,bad,drew = self.read(sorted({0, self.n//2, self.n-1}))
+    if not items: raise ValueError(f"{self.name}: none of the first items can be read. {self.named(bad)}")
+    # lists, since an `L` compares the bytes one by one
+    raw,again = list(map(self.raw, items)),list(map(self.raw, self.read(kept)[0]))
+    # those of fastai draw from the random states that are watched
+    said = self.item_tfms().filter(lambda f: not type(f).__module__.startswith('fastai.')
+        and (isinstance(f, RandTransform) or f.split_idx is not None))
+    if said or drew or raw != again: self.refuse_random(said, freeze_random)
+    cant = f"{device} can't hold these items"
+    try: to_device(items[0], torch.device(device))
+    except (RuntimeError, TypeError, AssertionError) as e: raise ValueError(f"{cant}: {e}") from e
+    own = self.dl.before_batch.fs or self.own('create_batch', 'do_batch', 'retain')
+    if not own: self.form = self.form_of(items[0])
+    # numbers become 8 bytes when they are collated
+    sizes = [sum(getattr(x, 'nbytes', 8) for x in leaves_of(o)) for o in items] if self.form else map(len, raw)
+    self.item_bytes = sum(sizes)/len(items)
+    return self.n*self.item_bytes
 
 # %% ../nbs/01a_loaders.ipynb #1db9c4c6
 class _Store:
@@ -278,10 +282,11 @@ def in_memory(self:DataLoaders,
             "raise it, or make the items smaller")
         for k,s in stores.items(): s.fill(new[k], num_workers, freeze_random)
     n_bad = sum(len(s.bad) for s in stores.values())
+    some = f"{n_bad} item{'s'*(n_bad > 1)}"
     bad = [f"{new[k].name}: {new[k].named(s.bad)}" for k,s in stores.items() if s.bad]
-    if bad and not skip_bad: raise ValueError(f"{n_bad} items can't be read. {'; '.join(bad)}. "
+    if bad and not skip_bad: raise ValueError(f"{some} can't be read. {'; '.join(bad)}. "
         "Mend them, or leave them out with skip_bad=True")
-    if bad: warn(f"{n_bad} items are left out, since they can't be read. {'; '.join(bad)}")
+    if bad: warn(f"{some} left out, which can't be read. {'; '.join(bad)}")
     lists = [new[k].name for k,s in stores.items() if isinstance(s.held, L)]
     if lists: print(f"{', '.join(lists)}: the items are of different sizes, or batched by transforms of their own, "
         "and kept one by one")

@@ -1,10 +1,14 @@
 "Loaders in memory against the ordinary ones, batch by batch"
 from fastai.callback.data import WeightedDL
 from fastai.distributed import DistributedDL
-from fastai.text.all import LMDataLoader, TextBlock, SortedDL
+from fastai.tabular.all import TabularDataLoaders
+from fastai.text.all import LMDataLoader, TextBlock
 from fastai.vision.all import *
 from fastai_ext.all import *
-import pickle, pytest, subprocess, sys
+from copy import deepcopy
+from multiprocessing import active_children
+from threading import Timer
+import pickle, pytest, signal, subprocess, sys
 from helpers import *
 from fastcore.test import test_eq as eq
 
@@ -28,17 +32,29 @@ def boxes_of(f): return [[1, 2, 3+i, 9] for i in range(int(f.stem)%3+1)]
 def names_of(f): return ['box' for i in range(int(f.stem)%3+1)]
 def number_of(f): return float(f.stem)
 
-kinds = dict(
-    classes=dict(blocks=(ImageBlock, CategoryBlock), get_y=parent_label),
-    masks=dict(blocks=(ImageBlock, MaskBlock(['x','y','z'])), get_y=mask_of),
-    multi=dict(blocks=(ImageBlock, MultiCategoryBlock), get_y=labels_of),
-    points=dict(blocks=(ImageBlock, PointBlock), get_y=points_of),
-    number=dict(blocks=(ImageBlock, RegressionBlock), get_y=number_of),
-    two_inputs=dict(blocks=(ImageBlock, ImageBlock(PILImageBW), CategoryBlock), n_inp=2, getters=[noop, noop, parent_label]),
-    boxes=dict(blocks=(ImageBlock, BBoxBlock, BBoxLblBlock), n_inp=1, getters=[noop, boxes_of, names_of]))
+def kind(*blocks, **kwargs): return dict(blocks=(ImageBlock, *blocks), **kwargs)
 
-def loaders(path, kind='classes', batch_tfms=Normalize.from_stats([.5]*3, [.2]*3), item_tfms=None, bs=4, num_workers=0, **kwargs):
-    block = DataBlock(get_items=images, splitter=IndexSplitter(range(7)), item_tfms=item_tfms, batch_tfms=batch_tfms, **kinds[kind])
+three = kind(ImageBlock(PILImageBW), CategoryBlock, n_inp=2, getters=[noop, noop, parent_label])
+boxes = kind(BBoxBlock, BBoxLblBlock, n_inp=1, getters=[noop, boxes_of, names_of])
+masks,multi = kind(MaskBlock(['x','y','z']), get_y=mask_of),kind(MultiCategoryBlock, get_y=labels_of)
+points,number = kind(PointBlock, get_y=points_of),kind(RegressionBlock, get_y=number_of)
+classes = kind(CategoryBlock, get_y=parent_label)
+kinds = dict(classes=classes, masks=masks, multi=multi, points=points, number=number, two_inputs=three, boxes=boxes)
+
+def seeded(dl):
+    "The batches of an epoch, all draws from the same seed"
+    set_seed(0)
+    return list(dl)
+
+def over(items, **kwargs):
+    "Loaders over a list, without a DataBlock"
+    return DataLoaders.from_dsets(items, items, bs=4, num_workers=0, device='cpu', **kwargs)
+
+normed = Normalize.from_stats([.5]*3, [.2]*3)
+
+def loaders(path, kind='classes', batch_tfms=normed, item_tfms=None, bs=4, num_workers=0, **kwargs):
+    block = DataBlock(get_items=images, splitter=IndexSplitter(range(7)), item_tfms=item_tfms, batch_tfms=batch_tfms,
+        **kinds[kind])
     return block.dataloaders(path, bs=bs, num_workers=num_workers, **kwargs)
 
 def ordinary(dl, **kwargs):
@@ -56,8 +72,7 @@ def same(a, b):
             assert type(x) is type(y) and x.dtype == y.dtype and vars(x) == vars(y)
             assert torch.equal(plain_tensor(x), plain_tensor(y))
 
-@pytest.mark.parametrize('kind', kinds)
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('kind,workers', [*[(o, 0) for o in kinds], ('masks', 2), ('boxes', 2)])
 def test_batch_by_batch(files, kind, workers):
     dls = loaders(files, kind, shuffle=False)
     fast = dls.in_memory(num_workers=workers)
@@ -87,23 +102,24 @@ def test_other_sizes_are_a_list(files, tmp_path, capsys):
         class Resized(ItemTransform):
             order = 100
             def encodes(self, o): return TensorImage(F.interpolate(o[0][None].float(), size=size)[0]),o[1]
-        return DataBlock((ImageBlock, RegressionBlock), get_items=get_image_files, get_y=lambda f: float(f.stem[1:]),
-            splitter=IndexSplitter(range(7))).dataloaders(tmp_path, bs=4, num_workers=0, before_batch=lambda o: [Resized()(x) for x in o], shuffle=False)
+        block = DataBlock((ImageBlock, RegressionBlock), get_items=get_image_files, get_y=lambda f: float(f.stem[1:]),
+            splitter=IndexSplitter(range(7)))
+        def _resized(o): return [Resized()(x) for x in o]
+        return block.dataloaders(tmp_path, bs=4, num_workers=0, before_batch=_resized, shuffle=False)
     dls = _block((8,8))
     fast = dls.in_memory()
     assert capsys.readouterr().out.count('kept one by one') == 1
     for a,b in zip(dls.loaders, fast.loaders): same(a, b)
 
-def test_first_items_alike_others_not(files, tmp_path):
+def test_first_items_alike_others_not():
     "The form of the first, the middle and the last item doesn't promise that of the rest"
-    for i in range(200): PILImage.create(np.full((8, 8+(i == 130), 3), i, dtype=np.uint8)).save(tmp_path/f'{i:03}.png')
-    dls = DataBlock((ImageBlock, RegressionBlock), get_items=get_image_files, get_y=lambda f: float(f.stem),
-        splitter=IndexSplitter([])).dataloaders(tmp_path, bs=1, num_workers=0, shuffle=False)
-    same(dls.train, dls.in_memory().train)
+    dls = over([(torch.ones(8+(i == 130)), i) for i in range(200)])
+    same(dls.valid.new(bs=1), dls.in_memory().valid.new(bs=1))
 
-@pytest.mark.parametrize('tfm,name', [(RandomResizedCrop(8), 'RandomResizedCrop'), (FlipItem(), 'FlipItem'), (Resize(8), 'Resize')])
-def test_random_item_transforms_are_named(files, tfm, name):
-    with pytest.raises(ValueError, match=f'loader 0 has random item transforms.*{name}'): loaders(files, item_tfms=tfm).in_memory()
+@pytest.mark.parametrize('tfm', [RandomResizedCrop(8), FlipItem(), Resize(8)], ids=['crop', 'flip', 'resize'])
+def test_random_item_transforms_are_named(files, tfm):
+    why = f'loader 0 has random item transforms.*{type(tfm).__name__}'
+    with pytest.raises(ValueError, match=why): loaders(files, item_tfms=tfm).in_memory()
     fast = loaders(files, item_tfms=[tfm, Resize(8, method='squish')]).in_memory(freeze_random=True)
     same(fast.train.new(shuffle=False), fast.train.new(shuffle=False))
 
@@ -138,11 +154,12 @@ def test_bad_files(files, tmp_path, workers):
     with pytest.raises(ValueError) as e: dls.in_memory()
     for o in bad: assert o.name in str(e.value)
     assert '2 items' in str(e.value) and 'UnidentifiedImageError' in str(e.value)
-    with pytest.warns(UserWarning, match='2 items are left out'): fast = dls.in_memory(skip_bad=True)
+    with pytest.warns(UserWarning, match='2 items left out'): fast = dls.in_memory(skip_bad=True)
     assert sum(len(o.dataset) for o in fast.loaders) == 23 and len(dls.train_ds)+len(dls.valid_ds) == 25
     for a in fast.loaders: same(a.new(shuffle=False), ordinary(a))
     for o in images(tmp_path/'x'): o.write_text('none')
-    with pytest.raises(ValueError, match='none of the first items can be read.*UnidentifiedImageError'): dls.in_memory(skip_bad=True)
+    why = 'none of the first items can be read.*UnidentifiedImageError'
+    with pytest.raises(ValueError, match=why): dls.in_memory(skip_bad=True)
 
 def test_skipped_items(files):
     "SkipItemException: fastai's loaders leave such items out as well"
@@ -156,32 +173,97 @@ def test_refused_before_anything_is_read(files):
     dls = loaders(files)
     with pytest.raises(ValueError, match='GB.*max_gb'): dls.in_memory(max_gb=1e-6)
     with pytest.raises(ValueError, match='training loader is empty'): dls.new_empty().in_memory()
-    with pytest.raises(ValueError, match='can.t be put into memory'): DataLoaders(torch.utils.data.DataLoader([1,2]), dls.valid).in_memory()
     with pytest.raises(ValueError, match='no_device can.t hold'): dls.in_memory(device='no_device')
     lm = LMDataLoader([tensor(range(100))], bs=2, seq_len=5)
-    with pytest.raises(ValueError, match='create_item'): DataLoaders(lm, lm).in_memory()
+    table = TabularDataLoaders.from_df(pd.DataFrame(dict(a=np.arange(8.), y=[0.,1]*4)), cont_names=['a'], y_names='y')
+    for dl in (lm, table.train, torch.utils.data.DataLoader([1,2])):
+        with pytest.raises(ValueError, match='can.t be put into memory'): DataLoaders(dl, dls.valid).in_memory()
 
 def test_empty_validation_stays(files):
     dls = DataBlock((ImageBlock, CategoryBlock), get_items=images, get_y=parent_label,
         splitter=lambda o: (range_of(o), [])).dataloaders(files, bs=4, num_workers=0)
     assert len(dls.in_memory().valid) == 0
 
-def test_weights_and_own_loaders(files):
-    "The class and what it knows stay; `new` works"
-    block = DataBlock((ImageBlock, CategoryBlock), get_items=images, get_y=parent_label, splitter=IndexSplitter(range(7)))
-    dls = block.weighted_dataloaders(files, [1.]*24+[1000.], bs=4, num_workers=0)
+def test_own_loaders(files):
+    "The class and what it knows stay, in copies too; so does a way of drawing that was put in the place of another"
+    weighted = DataBlock(get_items=images, splitter=IndexSplitter(range(7)), **kinds['classes']).weighted_dataloaders
+    dls = weighted(files, [1.]*24+[1000.], bs=4, num_workers=0)
     fast = dls.in_memory()
-    assert isinstance(fast.train, WeightedDL) and (fast.train.wgts == dls.train.wgts).all()
-    np.random.seed(0)
-    a = list(dls.train)
-    np.random.seed(0)
-    same(a, fast.train)
+    assert isinstance(fast.train, WeightedDL)
+    for o in (fast, pickle.loads(pickle.dumps(fast)), deepcopy(fast)): same(seeded(dls.train), seeded(o.train))
+    dls.train.get_idxs = lambda: [5,1,1,9,2,3]
+    same(dls.train, dls.in_memory().train)
+
+def test_twice(files):
+    "What is in memory stays there"
+    fast = loaders(files).in_memory()
+    again = fast.in_memory(device='cpu')
+    same(fast.valid, again.valid)
+    assert again.train.held[0].data_ptr() == fast.train.held[0].data_ptr()
+
+@pytest.mark.parametrize('rank', [0, 1])
+def test_each_process_has_its_half(files, rank, monkeypatch):
+    monkeypatch.setattr(DistributedDL, '_broadcast', lambda self, t, rank: t)
+    dls = loaders(files)
+    fast = dls.in_memory()
+    same(*[seeded(DistributedDL(o.train, rank, 2)) for o in (dls, fast)])
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_nothing_else_changes(files, workers):
+    "No random state, transform or loader of before, whether it is done or refused"
+    def _state(dls): return fingerprint(*dls.loaders),process_state()
+    squish,crop = Resize(8, method='squish'),RandomResizedCrop(8)
+    for tfm,freeze in ((squish, False), (crop, True), (crop, False)):
+        dls = loaders(files, item_tfms=tfm, num_workers=workers)
+        if tfm is crop: dls.one_batch() # by which functions find out their types
+        before = _state(dls)
+        try: fast = dls.in_memory(freeze_random=freeze)
+        except ValueError: assert tfm is crop and not freeze
+        else: fast.add_tfms([FlipItem()], 'after_batch')
+        changed = [o for a,b in zip(before, _state(dls)) for o in differences(a, b)]
+        assert [o for o in changed if 'codes' not in o[0] and 'setups' not in o[0]] == []
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_interruption(files, workers):
+    "Leaves no process behind, though the traceback is kept"
+    def slow(o:PILImage):
+        time.sleep(.03)
+        return o
+    dls = loaders(files, item_tfms=slow, num_workers=workers)
+    Timer(.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt) as kept: dls.in_memory()
+    assert kept.tb and not active_children() and len(list(dls.valid)) == 2
+
+@pytest.mark.parametrize('dtype', [torch.bool, torch.int16, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize('form', [lambda x: x, lambda x: (x,), lambda x: [x, 3], lambda x: dict(x=x, i=3)],
+    ids=['bare', 'tuple', 'list', 'dict'])
+def test_items_of_any_form(form, dtype):
+    xs = (torch.arange(18).view(9,2)%3).to(dtype)
+    dls = over([form(x) for x in xs])
+    for a,b in zip(dls.valid, dls.in_memory().valid): assert str(a) == str(b)
+
+def test_memory_of_dicts_and_views():
+    "The tensors in dicts count, and of a view only what is seen"
+    x = torch.zeros(9, 25_000)
+    with pytest.raises(ValueError, match='max_gb'): over([dict(x=o.clone()) for o in x]).in_memory(max_gb=.001)
+    for form in (dict, lambda x: (x,)): over([form(x=o) for o in x]).in_memory(max_gb=.002)
+
+def test_before_batch_in_place():
+    "Changes no item"
+    items = [(torch.ones(2+i%3), i) for i in range(9)]
+    def doubled(b): return [(F.pad(x.mul_(2), (0, 4-len(x))), y) for x,y in b]
+    fast = over(items, before_batch=doubled).in_memory()
+    same(fast.valid, fast.valid)
+    assert items[0][0].max() == 1
 
 def test_sorted_texts():
     texts = ['a b c d', 'a', 'b c', 'd e f', 'a b', 'c']*4
-    block = DataBlock((TextBlock.from_df('x'), CategoryBlock), get_x=ColReader('text'), get_y=ColReader('y'), splitter=IndexSplitter(range(6)))
+    block = DataBlock((TextBlock.from_df('x'), CategoryBlock), get_x=ColReader('text'), get_y=ColReader('y'),
+        splitter=IndexSplitter(range(6)))
     dls = block.dataloaders(pd.DataFrame(dict(x=texts, y=list('ab')*12)), bs=4, num_workers=0)
-    same(dls.valid, dls.in_memory().valid)
+    fast = dls.in_memory()
+    same(seeded(dls.train), seeded(fast.train))
+    same(dls.valid.new(bs=3), fast.valid.new(bs=3))
 
 def test_all_that_people_do(files):
     dls = loaders(files, item_tfms=Resize(16, method='squish'))
@@ -191,14 +273,16 @@ def test_all_that_people_do(files):
     set_seed(1)
     net = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     learns = [Learner(d, net, metrics=accuracy) for d in (dls, fast)]
-    for f in (lambda o: o.get_preds(), lambda o: o.get_preds(ds_idx=0), lambda o: o.tta_flip(), lambda o: o.predict(images(files)[0]),
-        lambda o: o.validate(), lambda o: o.get_preds(with_loss=True, with_input=True)):
+    for f in (lambda o: o.get_preds(), lambda o: o.get_preds(ds_idx=0), lambda o: o.tta_flip(), lambda o: o.validate(),
+        lambda o: o.predict(images(files)[0]), lambda o: o.get_preds(with_loss=True, with_input=True)):
         a,b = map(f, learns)
         for x,y in zip(a, b): assert str(x) == str(y)
     fast.show_batch()
     fast.show_batch(unique=True)
     learn = learns[1]
-    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, cbs=AlternateFlip())
+        learn.lr_find(num_it=12, show_plot=False)
     learn.show_results()
     learn.show_train_batch()
     learn.summary()
@@ -217,7 +301,8 @@ def test_reads_nothing_more(files, tmp_path):
 
 def test_exported_without_the_items(files, tmp_path):
     dls = loaders(files).in_memory()
-    learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(3*20*24, 2)), path=tmp_path, loss_func=CrossEntropyLossFlat())
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3*20*24, 2))
+    learn = Learner(dls, net, path=tmp_path, loss_func=CrossEntropyLossFlat())
     want = learn.predict(images(files)[0])[2]
     learn.export()
     code = f"""
@@ -248,12 +333,14 @@ def test_fashion_is_as_its_items_are():
 # Arrays
 
 rng = np.random.default_rng(1)
-pixels = {'grey': rng.integers(0, 256, (12,6,5), dtype=np.uint8), 'colour': rng.integers(0, 256, (12,6,5,3), dtype=np.uint8),
-    'floats': rng.random((12,2,6,5), dtype=np.float32), 'columns': rng.random((12,4), dtype=np.float32)}
-targets = {'places': (np.arange(12)%3, ['p','q','r'], CrossEntropyLossFlat), 'values': (np.arange(12)%3+5, None, CrossEntropyLossFlat),
-    'names': (array(list('abc')*4), None, CrossEntropyLossFlat), 'labels': (rng.integers(0, 2, (12,3)), None, BCEWithLogitsLossFlat),
-    'numbers': (rng.random(12), None, MSELossFlat), 'vectors': (rng.random((12,2), dtype=np.float32), None, MSELossFlat),
-    'masks': (rng.integers(0, 3, (12,6,5), dtype=np.uint8), ['p','q','r'], CrossEntropyLossFlat)}
+pixels = dict(grey=rng.integers(0, 256, (12,6,5), dtype=np.uint8), columns=rng.random((12,4), dtype=np.float32),
+    colour=rng.integers(0, 256, (12,6,5,3), dtype=np.uint8), floats=rng.random((12,2,6,5), dtype=np.float32))
+ce,several,squares = CrossEntropyLossFlat,BCEWithLogitsLossFlat,MSELossFlat
+vocab,whole,zeros_ones = ['p','q','r'],np.arange(12)%3,rng.integers(0, 2, (12,3))
+masked = rng.integers(0, 3, (12,6,5), dtype=np.uint8)
+targets = dict(places=(whole, vocab, ce), values=(whole+5, None, ce), labels=(zeros_ones, None, several))
+targets |= dict(names=(array(list('abc')*4), None, ce), numbers=(rng.random(12), None, squares))
+targets |= dict(vectors=(rng.random((12,2), dtype=np.float32), None, squares), masks=(masked, vocab, ce))
 
 @pytest.mark.parametrize('y', targets)
 @pytest.mark.parametrize('x', pixels)
@@ -261,8 +348,7 @@ def test_arrays_are_what_their_items_are(x, y):
     "The batches made of the arrays at once, and those made of the items by the block's transforms"
     (ys,vocab,loss),xs = targets[y],pixels[x]
     dls = DataLoaders.from_arrays(xs, ys, xs[:5], ys[:5], vocab=vocab, bs=5, shuffle=False)
-    for dl in dls.loaders:
-        same(dl, ordinary(dl))
+    for dl in dls.loaders: same(dl, ordinary(dl))
     assert type(dls.train_ds.loss_func.func) is type(loss().func)
     if vocab and y != 'masks': eq(list(dls.vocab), vocab)
 
@@ -277,8 +363,13 @@ def test_arrays_predict():
 
 def test_arrays_that_do_not_fit():
     xs,ys = pixels['grey'],np.arange(12)%3
-    for args,vocab,why in (((xs, ys[:3], xs, ys), None, 'as many targets'), ((xs, ys, xs[:,:3], ys), None, 'expected the same'),
-        ((xs, ys, xs.astype(float), ys), None, 'expected the same'), ((xs, ys, xs, ys+9), None, 'label 9'), ((xs, ys, xs, ys), ['p','q'], 'label 2'),
-        ((xs[:0], ys[:0], xs, ys), None, 'and some'), ((xs, ys-1, xs, ys), list('abc'), 'label -1'), ((xs, ys[:,None,None,None], xs, ys[:,None,None,None]),
-        None, 'targets of shape'), ((array(['a']*12), ys, array(['a']*12), ys), None, 'inputs of shape')):
-        with pytest.raises(ValueError, match=why): DataLoaders.from_arrays(*args, vocab=vocab)
+    few,odd = xs[:0],ys[:,None,None,None]
+    words = array(['a']*12)
+    same_but = 'expected the same'
+    sizes = [((xs, ys[:3], xs, ys), 'as many targets'), ((few, ys[:0], xs, ys), 'and some')]
+    forms = [((xs, ys, xs[:,:3], ys), same_but), ((xs, ys, xs.astype(float), ys), same_but)]
+    labels = [((xs, ys, xs, ys+9), 'label 9'), ((xs, odd, xs, odd), 'targets of shape')]
+    for args,why in [*sizes, *forms, *labels, ((words, ys, words, ys), 'inputs of shape')]:
+        with pytest.raises(ValueError, match=why): DataLoaders.from_arrays(*args)
+    with pytest.raises(ValueError, match='label 2'): DataLoaders.from_arrays(xs, ys, xs, ys, vocab=['p','q'])
+    with pytest.raises(ValueError, match='label -1'): DataLoaders.from_arrays(xs, ys-1, xs, ys, vocab=list('abc'))
