@@ -37,12 +37,12 @@ class _Autocast:
     def __call__(self, *args, **kwargs):
         with torch.autocast(self.device_type, dtype=self.dtype): return self.forward(*args, **kwargs)
 
-@delegates(GradScaler)
 class AutoPrecision(MixedPrecision):
     "Mixed precision in the type that the device at hand computes in"
+    __signature__ = None # fastai's names other arguments
     def __init__(self,
         dtype:torch.dtype=None, # `torch.bfloat16` or `torch.float16`; None: what `amp_dtype` says, perhaps none
-        **kwargs
+        **kwargs # As in `torch.amp.GradScaler`, for float16
     ):
         amp_dtype('cpu', dtype)
         super().__init__(**kwargs)
