@@ -78,10 +78,9 @@ class AutoPrecision(MixedPrecision):
 
 # %% ../nbs/06c_precision.ipynb #fb1190c3
 @patch
-@delegates(GradScaler)
 def to_amp(self:Learner,
     dtype:torch.dtype=None, # `torch.bfloat16` or `torch.float16`; None: the one that is fast on the learner's device
-    **kwargs
+    **kwargs # As in `torch.amp.GradScaler`, for float16
 )->Learner: # The learner itself
     "Mixed precision in the type that the device computes fast; where there is none it says so and changes nothing"
     device = ifnone(getattr(self.dls, 'device', None), first(self.model.parameters()).device)
