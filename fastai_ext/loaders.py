@@ -29,9 +29,9 @@ class InMemoryDL(TfmdDL):
         ordinary:type # Class of a loader
     )->'InMemoryDL': # Of that class too, with nothing in it yet
         "What `of`, copies and unpickling fill in"
-        made = InMemoryDL.made
-        if ordinary not in made: made[ordinary] = type(f'InMemory{ordinary.__name__}', (InMemoryDL,ordinary), {})
-        return object.__new__(InMemoryDL if ordinary is TfmdDL else made[ordinary])
+        if ordinary is TfmdDL: return object.__new__(InMemoryDL)
+        if ordinary not in cls.made: cls.made[ordinary] = type(f'InMemory{ordinary.__name__}', (InMemoryDL,ordinary), {})
+        return object.__new__(cls.made[ordinary])
 
     # the classes are made here, where pickle doesn't find them by name
     def __reduce__(self): return InMemoryDL.blank,(self.ordinary,),dict(vars(self))
@@ -50,12 +50,23 @@ class InMemoryDL(TfmdDL):
             # with transforms added to one of the loaders the other stays as it is
             if isinstance(v, Pipeline): vars(res)[k] = Pipeline(L(v.fs), v.split_idx)
         res.held,res.ordinary,res.rng = items,ordinary,copy(dl.rng)
+        res.item_fs = res._item_fs()
         res.n_workers = getattr(dl, 'n_workers', dl.fake_l.num_workers)
         # no workers, since there is nothing to do for them; what is on a GPU can't be pinned
         f,device = dl.fake_l,getattr(find_device(items), 'type', 'cpu')
         res.fake_l = type(f)(res, f.pin_memory and device == 'cpu', 0, f.timeout, persistent_workers=False,
             pin_memory_device=f.pin_memory_device)
         return res
+
+    def _item_fs(self):
+        "The transforms that have been run already"
+        return [*self.after_item.fs, *(() if isinstance(self.held, L) else self.before_batch.fs)]
+
+    def before_iter(self):
+        "Refuse item transforms that came later"
+        super().before_iter()
+        if [*map(id, self.item_fs)] != [*map(id, self._item_fs())]: raise ValueError("the items are in memory as they "
+            "were before the item transforms were changed: change those of the ordinary loaders, and then in_memory()")
 
     def create_batches(self,
         samps # Indices of items, as `sample` gives them
@@ -74,12 +85,6 @@ class InMemoryDL(TfmdDL):
         # `x[idxs]` is many times slower for bytes, and asks fastai's tensors for their types at every step
         return apply(lambda x: retain_type(plain_tensor(x).index_select(0, idxs), x), self.held)
 
-    def on(self,
-        device # Where the items are to be; None: where they are
-    )->'InMemoryDL': # A new one
-        "This loader with its items on `device`"
-        return self.of(self, apply(lambda x: x.to(device) if device and isinstance(x, Tensor) else x, self.held))
-
     @delegates(TfmdDL.new)
     def new(self,
         dataset=None, # Dataset of the new loader; None: the same
@@ -92,6 +97,16 @@ class InMemoryDL(TfmdDL):
         dl = super().new(dataset=None if same else dataset, cls=cls or self.ordinary,
             **merge(dict(num_workers=self.n_workers), kwargs))
         return self.of(dl, self.held) if same and dl.bs else dl
+
+# %% ../nbs/01a_loaders.ipynb #7485b73a
+@patch
+def on(self:InMemoryDL,
+    device # Where the items are to be; None: where they are
+)->'InMemoryDL': # A new one
+    "This loader with its items on `device`"
+    return self.of(self, apply(lambda x: x.to(device) if device and isinstance(x, Tensor) else x, self.held))
+
+
 
 # %% ../nbs/01a_loaders.ipynb #6c893855
 class _Items:
@@ -190,9 +205,10 @@ def probe(self:_Items, device, freeze_random):
     said = self.item_tfms().filter(lambda f: not type(f).__module__.startswith('fastai.')
         and (isinstance(f, RandTransform) or f.split_idx is not None))
     if said or drew or raw != again: self.refuse_random(said, freeze_random)
-    cant = f"{device} can't hold these items"
     try: to_device(items[0], torch.device(device))
-    except (RuntimeError, TypeError, AssertionError) as e: raise ValueError(f"{cant}: {e}") from e
+    except (RuntimeError, TypeError, AssertionError) as e:
+        reason = f"{device} can't hold these items: {e}"
+        raise ValueError(reason) from e
     own = self.dl.before_batch.fs or self.own('create_batch', 'do_batch', 'retain')
     if not own: self.form = self.form_of(items[0])
     # numbers become 8 bytes when they are collated
@@ -260,6 +276,7 @@ def fill(self:_Store, items, num_workers, freeze_random):
             if drew: items.refuse_random([], freeze_random)
             self.add(*read)
     except BaseException as e:
+        # else whoever keeps the traceback, as notebooks do, keeps the workers alive
         traceback.clear_frames(e.__traceback__)
         raise
 

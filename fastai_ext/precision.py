@@ -20,12 +20,12 @@ def amp_dtype(
     device = torch.device(device)
     if dtype not in (None, torch.bfloat16, torch.float16): raise ValueError(
         f"dtype is torch.bfloat16, torch.float16 or None, got {dtype!r}")
+    if device.type == 'cpu':
+        flags = getattr(torch.cpu, 'get_capabilities', dict)() # older versions of PyTorch can't be asked
+        return ifnone(dtype, torch.bfloat16 if any(map(flags.get, ('avx512_bf16', 'amx_bf16', 'bf16'))) else None)
     if device.type == 'cuda': bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == 'mps': bf16 = torch.backends.mps.is_macos_or_newer(14, 0)
-    else:
-        # named by PyTorch; before version 2.10 it can't be asked
-        flags = getattr(torch.cpu, 'get_capabilities', dict)()
-        return ifnone(dtype, torch.bfloat16 if any(map(flags.get, ('avx512_bf16', 'amx_bf16', 'bf16'))) else None)
+    else: return dtype # nobody knows
     if dtype is torch.bfloat16 and not bf16: raise ValueError(
         f"{device} does not compute in bfloat16: take torch.float16, or leave dtype out")
     return ifnone(dtype, torch.bfloat16 if bf16 else torch.float16)
@@ -85,6 +85,6 @@ def to_amp(self:Learner,
     "Mixed precision in the type that the device computes fast; where there is none it says so and changes nothing"
     device = ifnone(getattr(self.dls, 'device', None), first(self.model.parameters()).device)
     if amp_dtype(device, dtype) is None:
-        print(f'{torch.device(device).type} is fastest in float32 here: nothing is changed')
+        print(f'Nothing is known to be faster than float32 on this {torch.device(device).type}: nothing is changed')
         return self
     return self.to_fp32().add_cb(AutoPrecision(dtype, **kwargs))

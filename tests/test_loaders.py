@@ -317,6 +317,17 @@ with l.no_bar(): print(l.predict({str(images(files)[0])!r})[2].tolist())"""
     learn.export()
     assert abs(size - (tmp_path/'export.pkl').stat().st_size) < 1000
 
+def test_item_transforms_that_come_later_are_refused(files):
+    "They would be left out silently; batch transforms may come"
+    fast = loaders(files).in_memory()
+    fast.add_tfms([Rotate()], 'after_batch')
+    fast.train.one_batch()
+    for event in ('after_item', 'before_batch'):
+        dls = loaders(files).in_memory()
+        dls.add_tfms([Transform(noop)], event, 'train')
+        with pytest.raises(ValueError, match='before the item transforms were changed'): dls.train.one_batch()
+        dls.valid.one_batch()
+
 def test_changing_a_batch_changes_no_item(files):
     dls = loaders(files, batch_tfms=[], shuffle=False).in_memory()
     dl = dls.train.new(after_batch=lambda b: (b[0].zero_(), b[1]))

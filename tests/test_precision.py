@@ -119,7 +119,7 @@ def test_what_the_processor_says(monkeypatch, capsys, flags, want):
     learn = learner()
     n = len(learn.cbs)
     assert learn.to_amp() is learn and len(learn.cbs) == n+(want is not None)
-    assert ('fastest in float32' in capsys.readouterr().out) == (want is None)
+    assert ('nothing is changed' in capsys.readouterr().out) == (want is None)
 
 def test_graphics_processors(monkeypatch):
     for bf16,want in ((True, torch.bfloat16), (False, torch.float16)):
@@ -128,6 +128,10 @@ def test_graphics_processors(monkeypatch):
         assert amp_dtype('cuda') is amp_dtype('mps') is want
     with pytest.raises(ValueError, match='cuda does not compute in bfloat16'): amp_dtype('cuda', torch.bfloat16)
     assert amp_dtype('cuda', torch.float16) is torch.float16
+
+def test_other_devices_are_not_asked_for_the_processor(monkeypatch):
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: dict(avx512_bf16=True))
+    assert amp_dtype('xpu') is None and amp_dtype('xpu', torch.bfloat16) is torch.bfloat16
 
 def test_wrong_type():
     for o in (torch.float32, 'bf16', 16):
