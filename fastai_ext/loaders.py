@@ -30,7 +30,8 @@ class InMemoryDL(TfmdDL):
     )->'InMemoryDL': # Of that class too, with nothing in it yet
         "What `of`, copies and unpickling fill in"
         if ordinary is TfmdDL: return object.__new__(InMemoryDL)
-        if ordinary not in cls.made: cls.made[ordinary] = type(f'InMemory{ordinary.__name__}', (InMemoryDL,ordinary), {})
+        name = f'InMemory{ordinary.__name__}'
+        if ordinary not in cls.made: cls.made[ordinary] = type(name, (InMemoryDL,ordinary), {})
         return object.__new__(cls.made[ordinary])
 
     # the classes are made here, where pickle doesn't find them by name
@@ -50,8 +51,7 @@ class InMemoryDL(TfmdDL):
             # with transforms added to one of the loaders the other stays as it is
             if isinstance(v, Pipeline): vars(res)[k] = Pipeline(L(v.fs), v.split_idx)
         res.held,res.ordinary,res.rng = items,ordinary,copy(dl.rng)
-        res.item_fs = res._item_fs()
-        res.n_workers = getattr(dl, 'n_workers', dl.fake_l.num_workers)
+        res.n_workers,res.item_fs = getattr(dl, 'n_workers', dl.fake_l.num_workers),res._item_fs()
         # no workers, since there is nothing to do for them; what is on a GPU can't be pinned
         f,device = dl.fake_l,getattr(find_device(items), 'type', 'cpu')
         res.fake_l = type(f)(res, f.pin_memory and device == 'cpu', 0, f.timeout, persistent_workers=False,
