@@ -54,6 +54,7 @@ def test_preds_are_exactly_the_mean(learns):
     a,_,c = members(learns, act=noop)
     assert torch.allclose(raw, ((a+3*c)/4).softmax(-1), rtol=0, atol=1e-6)
 
+@pytest.mark.slow
 def test_exported_and_loaded_in_a_fresh_process(learns, tmp_path):
     ens = ensemble(learns, weights=[1,2,3])
     with ens.no_bar(): want = ens.get_preds()[0]

@@ -299,6 +299,7 @@ def test_reads_nothing_more(files, tmp_path):
     assert [len(list(o)) for o in fast.loaders] == [4, 2]
     assert all(o.fake_l.num_workers == 0 for o in fast.loaders)
 
+@pytest.mark.slow
 def test_exported_without_the_items(files, tmp_path):
     dls = loaders(files).in_memory()
     net = nn.Sequential(nn.Flatten(), nn.Linear(3*20*24, 2))

@@ -37,14 +37,17 @@ res = dict(new=sorted(new), patched=patched, changed=changed, clashes=clashes, n
 print(json.dumps(res))'''
     return json.loads(run_py(code).splitlines()[-1])
 
+@pytest.mark.slow
 def test_no_name_of_fastai_gets_another_meaning(imported):
     "Vision's names are all there; those of the other applications are free of ours too, since people import both"
     assert (imported['changed'], imported['clashes'], imported['patched']) == ([], [], ['summary'])
     assert imported['original']
     assert imported['added'] == ['_orig_summary', 'show_train_batch', 'to_amp', 'tta_flip', 'tta_report']
 
+@pytest.mark.slow
 def test_all_brings_every_public_name(imported): assert imported['n'] >= 8 and imported['lacking'] == []
 
+@pytest.mark.slow
 def test_import_is_light(imported):
     "Nothing that fastai has not imported already but standard library and our own modules"
     assert imported['new'] == ['fastai_ext']
