@@ -323,6 +323,7 @@ def test_group_matcher(name):
         assert [{o.split('.')[0] for o in g} for g in groups.values()] == want
         assert [o for g in groups.values() for o in g] == [k for k,_ in m.named_parameters()]
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', names)
 def test_scripted_and_traced(name):
     m,x = timm.create_model(name, num_classes=6, drop_rate=0., stem_drop=0.),torch.randn(2, 1, 28, 28)
