@@ -124,8 +124,10 @@ class Reference(nbdev.showdoc.BasicMarkdownRenderer):
 defined, remove_export = nbdev.processors._def_names, nbdev.processors.rm_export
 
 def entries(cell, shown=()):
-    "Names of a cell that get an entry, special methods if they say what they do; last first, as nbdev stacks them"
-    return [o for o in reversed(defined(cell, shown)) if not o.endswith('__') or exported(o)[0].__doc__]
+    "Public names of a cell, which get an entry, special methods if they say what they do; last first, as nbdev does it"
+    # the methods of a private class look public to nbdev
+    names = [o for o in reversed(defined(cell, shown)) if o[0] != '_']
+    return [o for o in names if not o.endswith('__') or exported(o)[0].__doc__]
 
 def fold_private(cell):
     "Exported code that has no entry stays below the text about it, folded; other exported and hidden cells go"

@@ -25,17 +25,15 @@ class InMemoryDL(TfmdDL):
     item_events = {'after_item', 'before_batch', 'create_item', 'create_batch', 'do_item', 'do_batch', 'retain'}
 
     @classmethod
-    def blank(cls,
-        ordinary:type # Class of a loader
-    )->'InMemoryDL': # Of that class too, with nothing in it yet
-        "What `of`, copies and unpickling fill in"
+    def _blank(cls, ordinary):
+        "A loader of the class `ordinary` too with nothing in it, for `of`, copies and unpickling"
         if ordinary is TfmdDL: return object.__new__(InMemoryDL)
         name = f'InMemory{ordinary.__name__}'
         if ordinary not in cls.made: cls.made[ordinary] = type(name, (InMemoryDL,ordinary), {})
         return object.__new__(cls.made[ordinary])
 
     # the classes are made here, where pickle doesn't find them by name
-    def __reduce__(self): return InMemoryDL.blank,(self.ordinary,),dict(vars(self))
+    def __reduce__(self): return InMemoryDL._blank,(self.ordinary,),dict(vars(self))
 
     @classmethod
     def of(cls,
@@ -44,7 +42,7 @@ class InMemoryDL(TfmdDL):
     )->'InMemoryDL': # Of the class of `dl` too
         "`dl` with its items in memory"
         ordinary = getattr(dl, 'ordinary', type(dl))
-        res = cls.blank(ordinary)
+        res = cls._blank(ordinary)
         for k,v in vars(dl).items():
             own = isinstance(v, MethodType) and v.__self__ is dl
             vars(res)[k] = MethodType(v.__func__, res) if own else v

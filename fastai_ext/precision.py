@@ -56,14 +56,14 @@ class AutoPrecision(MixedPrecision):
         self.learn.scaler,self.scales = GradScaler(device.type, **self.kwargs),L()
 
     def before_batch(self):
-        self.off() # an interrupted batch may have left it on
+        self._off() # an interrupted batch may have left it on
         device = find_device(self.xb)
         dtype = amp_dtype(device, self.dtype)
         if dtype is None: return
         self.on = self.model,vars(self.model).get('forward')
         self.model.forward = _Autocast(self.model.forward, device.type, dtype)
 
-    def off(self):
+    def _off(self):
         "Give the model its own `forward` again"
         if not (on := getattr(self, 'on', None)): return
         model,old = on
@@ -72,7 +72,7 @@ class AutoPrecision(MixedPrecision):
         self.on = None
 
     after_loss = noop # fastai's ends its context here
-    def after_batch(self): self.off()
+    def after_batch(self): self._off()
     def after_fit(self):
         if not self.learn.lock.locked(): self.learn.scaler = self.scales = None
 

@@ -28,7 +28,7 @@ def own_members(trees):
     "Methods that we write, patched ones too, and what classes of ours have or set on themselves"
     res = set()
     for o in (o for t in trees for o in ast.walk(t)):
-        if isinstance(o, ast.FunctionDef) and [a.arg for a in o.args.args[:1]] == ['self']: res.add(o.name)
+        if isinstance(o, ast.FunctionDef) and [a.arg for a in o.args.args[:1]] in (['self'], ['cls']): res.add(o.name)
         if isinstance(o, ast.ClassDef): res |= {ast.unparse(n) for a in o.body for n in getattr(a, 'targets', [])}
         if isinstance(o, ast.Attribute) and type(o.ctx) is ast.Store and ast.unparse(o.value) == 'self': res.add(o.attr)
     return res

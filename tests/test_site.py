@@ -118,13 +118,13 @@ def test_no_markdown_is_left_as_text(pages):
         assert not found, f'{k}: {found[0]!r}'
 
 def public(mod):
-    "The names of a module's `__all__`, and the methods that it patches into classes of others"
+    "The names of a module's `__all__`, and the methods that it patches into public classes"
     m = importlib.import_module(f'fastai_ext.{mod}')
     own = [o for o in m.__all__ if getattr(getattr(m, o), '__module__', m.__name__) == m.__name__]
     tree = ast.parse(inspect.getsource(m))
     patches = [(o, o.args.args[0].annotation.id) for o in tree.body if isinstance(o, ast.FunctionDef)
         and any('patch' in ast.unparse(d) for d in o.decorator_list)]
-    return own + [f'{c}.{o.name}' for o,c in patches if o.name[0] != '_']
+    return own + [f'{c}.{o.name}' for o,c in patches if '_' not in (o.name[0], c[0])]
 
 def own_init(obj):
     "Is the `__init__` of a class in this package? What fastai's or torch's takes is not told again"
