@@ -17,6 +17,7 @@ from .augment import *
 from .erase import *
 from .callbacks import *
 from .precision import *
+from .speed import *
 from .record import *
 from .resize import *
 from .sched import *

@@ -15,6 +15,7 @@ from fastai.basics import *
 from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from .core import copy_hooks
 from .operators import OpCache, attention_products, backward_macs, check_types, is_attention, run_op
 from .operators import shape_of, tensors_in
 from .twin import Twins, as_copy, as_meta, like_tensor
@@ -189,30 +190,6 @@ def _ways(how, model, bs, n):
     # of other tensors the values may matter
     return mode,lambda t: fake(t) if id(t) in state else as_copy(t),fake
 
-# %% ../nbs/04b_macs.ipynb #71afb2d2
-def _is_own(hook, twins, classes):
-    f = hook.func if isinstance(hook, partial) else hook
-    owner = getattr(f, '__self__', f)
-    module = getattr(f, '__module__', None) or type(owner).__module__
-    if id(owner) in twins.met or module.startswith('torch.nn.utils'): return True
-    # a function within a method says so in its name: `Class.method.<locals>.function`
-    parts = getattr(f, '__qualname__', '').split('.')
-    return any((getattr(f, '__module__', ''), '.'.join(parts[:i])) in classes for i in range(len(parts)))
-
-def _copy_hooks(model, twins):
-    "Give the twin of `model` its own forward hooks; names of the others"
-    classes = {(c.__module__, c.__qualname__) for m in model.modules() for c in type(m).__mro__}
-    own,others = [],[]
-    for name,m in model.named_modules():
-        for kind in ('forward_pre', 'forward'):
-            for i,h in getattr(m, f'_{kind}_hooks').items():
-                if _is_own(h, twins, classes):
-                    with_kwargs = i in getattr(m, f'_{kind}_hooks_with_kwargs')
-                    own.append((m, f'register_{kind}_hook', with_kwargs, h))
-                else: others.append(f'{getattr(h, "__qualname__", type(h).__name__)} of {name or "the model"}')
-    for m,register,with_kwargs,h in twins.of(own): getattr(m, register)(h, with_kwargs=with_kwargs)
-    return others
-
 # %% ../nbs/04b_macs.ipynb #778f24f7
 @dataclass
 class MacsRun:
@@ -272,7 +249,7 @@ def _run_twin(model, args, kwargs, how, bs, n, fields, training, custom_ops, gra
         twins = Twins(tensor, shallow=(Learner, Callback, DataLoader, DataLoaders, torch.utils.data.DataLoader))
         run.model = twins.of(model)
         _eval(run.model)
-        run.hooks = _copy_hooks(model, twins)
+        run.hooks = copy_hooks(model, twins)
         args,kwargs = Twins(inp).of((args, kwargs))
         run.in_shape = shape_of([*args, *kwargs.values()])
         watch = _Watch(visible_modules(run.model), _cache if how == 'meta' else run_op, training, custom_ops)

@@ -205,7 +205,7 @@ class Twins(pickle.Pickler):
                 if v.cache_info().currsize != n: v.cache_clear()
 
 # %% ../nbs/00a_twin.ipynb #dccf70c2
-_scalars = {str,int,float,bool,type(None),bytes}
+_scalars,_Running = {str,int,float,bool,type(None),bytes},torch.utils.data.dataloader._BaseDataLoaderIter
 
 @patch
 def persistent_id(self:Twins, o):
@@ -226,7 +226,7 @@ def _rule(self:Twins, t):
     if issubclass(t, self.shared): return lambda self, o: o
     if issubclass(t, Tensor): return lambda self, o: self.tensor(o)
     if issubclass(t, np.ndarray): return Twins._array
-    if issubclass(t, torch.jit.ScriptModule): return lambda self, o: deepcopy(o)
+    if issubclass(t, torch.jit.ScriptModule): return Twins._script
     if issubclass(t, self.shallow): return lambda self, o: copy(o)
     if issubclass(t, _fixed) or t is object: return lambda self, o: o
 
@@ -236,7 +236,16 @@ def _array(self:Twins, o):
     if o.dtype == object: return None
     return o if o.nbytes >= self.large else o.copy()
 
-# %% ../nbs/00a_twin.ipynb #45114702
+# %% ../nbs/00a_twin.ipynb #20454751
+@patch
+def _script(self:Twins, o):
+    # else the copies are computed from the originals, and lead gradients to them
+    with torch.no_grad(): res = deepcopy(o)
+    for t,new in zip(o.parameters(), res.parameters()):
+        new.requires_grad_(t.requires_grad)
+        self.numbers[id(t)] = t,self._give(new)
+    return res
+
 @patch
 def _function(self:Twins, f):
     self.modules.add(f.__module__)
@@ -269,7 +278,7 @@ def reducer_override(self:Twins, o):
     try:
         if hasattr(t, '__del__'): raise TypeError('it frees something when it is deleted')
         res = copyreg.dispatch_table[t](o) if t in copyreg.dispatch_table else o.__reduce_ex__(4)
-    except Exception as e: return _itself,(_AsIs(self._otherwise(o, e)),)
+    except Exception as e: return _itself,(self._otherwise(o, e),)
     if not isinstance(res, tuple): return _itself,(_AsIs(o),) # a name: the same for everybody
     func,args,state,items,pairs = (*res, None, None, None)[:5]
     # pickle would ask the new object, which has no attributes yet, for `__setstate__`: one that delegates can't answer
@@ -280,8 +289,10 @@ def reducer_override(self:Twins, o):
 def _otherwise(self:Twins, o, e):
     "What is put in the place of `o`, which `pickle` can't copy"
     if hasattr(type(o), '__deepcopy__'):
-        with contextlib.suppress(Exception): return deepcopy(o)
-    return o if self.share_rest else Absent(f'{type(o).__name__} ({e})')
+        with contextlib.suppress(Exception): return _AsIs(deepcopy(o))
+    if self.share_rest: return _AsIs(o)
+    # running workers are their loader's own; its twin starts others
+    return None if isinstance(o, _Running) else _AsIs(Absent(f'{type(o).__name__} ({e})'))
 
 # %% ../nbs/00a_twin.ipynb #3891b1c6
 def _rng_reset(rng):

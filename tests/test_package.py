@@ -42,7 +42,8 @@ def test_no_name_of_fastai_gets_another_meaning(imported):
     "Vision's names are all there; those of the other applications are free of ours too, since people import both"
     assert (imported['changed'], imported['clashes'], imported['patched']) == ([], [], ['summary'])
     assert imported['original']
-    assert imported['added'] == ['_orig_summary', 'show_train_batch', 'to_amp', 'tta_flip', 'tta_report']
+    names = ['_orig_summary', 'show_train_batch', 'speed_report', 'to_amp', 'tta_flip', 'tta_report']
+    assert imported['added'] == names
 
 @pytest.mark.slow
 def test_all_brings_every_public_name(imported): assert imported['n'] >= 8 and imported['lacking'] == []
@@ -56,7 +57,8 @@ def test_import_is_light(imported):
 uses = dict(twin='', core='twin', averaging='core', loaders='core twin', data='core loaders', layers='core',
     models='core layers', operators='', macs='twin core operators', receptive='operators macs',
     summary='twin core operators macs receptive', augment='core', erase='augment', callbacks='twin core augment')
-uses |= dict(record='callbacks', precision='', resize='core summary callbacks', sched='', schedule='callbacks sched')
+uses |= dict(record='callbacks', precision='', resize='core summary callbacks',
+    speed='twin core loaders callbacks precision', sched='', schedule='callbacks sched')
 uses |= dict(anneal='schedule', tta='averaging core', members='averaging core', ensemble='averaging core members')
 uses |= dict(all=None, settings='models', fashion='all settings', cli='settings fashion', __main__='cli')
 

@@ -14,6 +14,7 @@ from fastai_ext.callbacks import BatchTransform
 from fastai_ext.record import LayerStats, Record
 from fastai_ext.models import mini_convnet, mini_resnet_fast
 from fastai_ext.schedule import BatchScheduler
+from fastai_ext.speed import SpeedReport
 from fastai_ext.summary import ModelSummary
 from helpers import differences, fingerprint, process_state
 
@@ -181,7 +182,7 @@ learners = dict(
     callbacks=lambda: tensors(cbs=[BatchTransform(lambda x: x+1), Record('lr', 'mom'), LayerStats(every=1),
         BatchScheduler(partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=.1))]))
 
-long = 'compiled_body','unet_trained'
+long = 'compiled_body','unet_trained','traced'
 
 def test_there_are_forty(): assert len(learners) >= 40
 
@@ -194,7 +195,9 @@ def test_untouched(name):
     s = learn.summary(training=True)
     assert isinstance(s, ModelSummary) and s.error == '' and differences(before, fingerprint(*roots)) == []
     assert process_state() == process
-    if name != 'torch_single': learn.show_train_batch(show=False)
+    if name != 'torch_single':
+        learn.show_train_batch(show=False)
+        assert isinstance(learn.speed_report(.2), SpeedReport)
     assert differences(before, fingerprint(*roots)) == [] and process_state() == process
 
 def test_a_fingerprint_sees_what_changes():
