@@ -103,24 +103,9 @@ class Runs:
 
 # Data in memory, and a net
 
-class MemoryDL:
-    "Batches of tensors that lie in memory; for training in random order, whole batches only, through batch transforms"
-    def __init__(self, x, y, bs=64, train=False, tfms=()):
-        store_attr()
-        self.device = x.device
-    def __len__(self): return len(self.x)//self.bs if self.train else -(-len(self.x)//self.bs)
-    def __iter__(self):
-        idxs = torch.randperm(len(self.x)) if self.train else torch.arange(len(self.x))
-        for i in range(len(self)):
-            j = idxs[i*self.bs:(i+1)*self.bs]
-            b = self.x[j],self.y[j]
-            for t in self.tfms: b = t(b, split_idx=0)
-            yield b
-
 def image_dls(train, valid, bs, valid_bs, tfms=()):
-    "`MemoryDL`s of images and labels; the transforms are for those of training"
-    typed = [(TensorImageBW(x),TensorCategory(y)) for x,y in (train, valid)]
-    return DataLoaders(MemoryDL(*typed[0], bs, True, tfms), MemoryDL(*typed[1], valid_bs))
+    "Of images and labels"
+    return DataLoaders.from_arrays(*train, *valid, bs=bs, val_bs=valid_bs, batch_tfms=list(tfms))
 
 def tensors(x, y):
     "Images of Fashion-MNIST, normalised, and their labels"

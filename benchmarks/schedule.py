@@ -25,7 +25,7 @@ from fastai_ext.record import *
 from fastai_ext.schedule import *
 from torch.optim import lr_scheduler as S
 from fastai_ext.models import mini_convnet, mini_resnet_fast
-from common import MemoryDL, Runs, figure, in_turn, mean_sd, median, summed, tensors, write
+from common import Runs, figure, image_dls, in_turn, mean_sd, median, summed, tensors, write
 
 def quiet(learn, n, lr=1e-2, cbs=None, one_cycle=False):
     fit = learn.fit_one_cycle if one_cycle else learn.fit
@@ -47,7 +47,7 @@ class Stop(Callback):
 
 def tiny_learner(steps, opt_func, groups=1):
     x = torch.zeros(steps*2, 1)
-    dls = DataLoaders(MemoryDL(x, x, bs=2, train=True), MemoryDL(x, x, bs=2))
+    dls = DataLoaders.from_arrays(x, x, x, x, bs=2)
     net = nn.Sequential(nn.Linear(1,1), nn.Linear(1,1), nn.Linear(1,1))
     splitter = (lambda m: [list(o.parameters()) for o in m]) if groups==3 else trainable_params
     return Learner(dls, net, loss_func=MSELossFlat(), opt_func=opt_func, splitter=splitter)
@@ -82,7 +82,7 @@ class Turns(Callback):
 def heavy_costs(bs, batches, runs):
     "Seconds of a step of `mini_resnet_fast`, and what the callbacks that look at its tensors add to it"
     x,y = torch.randn(bs*batches, 1, 28, 28).to(memory_format=torch.channels_last),torch.randint(0, 10, (bs*batches,))
-    dls = DataLoaders(MemoryDL(x, y, bs=bs, train=True), MemoryDL(x, y, bs=bs))
+    dls = image_dls((x,y), (x,y), bs, bs)
     net = mini_resnet_fast(in_chans=1, num_classes=10).to(memory_format=torch.channels_last)
     learn = Learner(dls, net, loss_func=CrossEntropyLossFlat())
     cases = {}
@@ -119,8 +119,7 @@ def overhead(bs, steps, batches, runs):
 def one_fit(how, lr, seed, epochs, data):
     "Test accuracy, final rate, epochs in which the rate fell"
     set_seed(seed)
-    x,y,tx,ty = data
-    dls = DataLoaders(MemoryDL(x, y, train=True), MemoryDL(tx, ty, bs=500))
+    dls = image_dls(data[:2], data[2:], 64, 500)
     net = mini_convnet(in_chans=1, num_classes=10).to(memory_format=torch.channels_last)
     learn = Learner(dls, net, loss_func=CrossEntropyLossFlat(), metrics=accuracy)
     cb = GradAnneal() if how=='GradAnneal' else None

@@ -118,8 +118,8 @@ def test_it_says_what_holds_training_back():
     def _slowly(i):
         time.sleep(.01)
         return np.zeros((6,6), np.uint8)
-    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_items=lambda _: range(20), get_x=_slowly,
-        get_y=lambda i: i%3)
+    blocks = ImageBlock(PILImageBW),CategoryBlock
+    block = DataBlock(blocks, get_items=lambda _: range(20), get_x=_slowly, get_y=lambda i: i%3)
     learn = Learner(block.dataloaders(None, bs=4, num_workers=0), Net(), loss_func=CrossEntropyLossFlat())
     said = report(learn, 2.).advice
     assert 'The loader holds' in said and '`learn.dls = learn.dls.in_memory()`' in said
