@@ -122,12 +122,12 @@ def _open_run(out, resume, given):
 def fashion_learner(
     dls:DataLoaders, # For 10 or any other number of classes, images with one channel
     model:str='mini_resnet_fast', # A name that `timm.create_model` knows
-    **kwargs # As in `Learner`; in place of the metric, the callback and the splitter that it gets here
+    **kwargs # As in `Learner`; in place of the metric, the callbacks and the splitter that it gets here
 )->Learner: # With accuracy as its metric; parameter groups are those of `mini_split` for the models of the ladder
-    "A learner for small grey images, untrained, with the channels last in memory, which is fastest for convolutions"
+    "A learner for small grey images, untrained; channels last in memory and `AutoPrecision`, which are fastest"
     net = timm.create_model(model, in_chans=1, num_classes=dls.c)
     splitter = dict(splitter=mini_split) if isinstance(net, MiniNet) else {}
-    return Learner(dls, net, **{**dict(metrics=accuracy, cbs=[ChannelsLast()]), **splitter, **kwargs})
+    return Learner(dls, net, **{**dict(metrics=accuracy, cbs=[ChannelsLast(), AutoPrecision()]), **splitter, **kwargs})
 
 def _any_finished(folder): return any(folder.glob('member_*.json'))
 
