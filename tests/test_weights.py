@@ -34,8 +34,8 @@ def learner(model=None, shuffle=False, **kwargs):
     x,y = data()
     dls = DataLoaders.from_arrays(x, y, x, y, bs=bs)
     dls.train.shuffle = shuffle
-    learn = Learner(dls, model or Net(), **{**dict(loss_func=CrossEntropyLossFlat(), opt_func=SGD, metrics=accuracy), **kwargs})
-    return learn.remove_cb(ProgressCallback)
+    kwargs = {**dict(loss_func=CrossEntropyLossFlat(), opt_func=SGD, metrics=accuracy), **kwargs}
+    return Learner(dls, model or Net(), **kwargs).remove_cb(ProgressCallback)
 
 def fit(learn, n_epoch=3, lr=.1, **kwargs):
     with learn.no_logging(): learn.fit(n_epoch, lr, **kwargs)
@@ -43,7 +43,9 @@ def fit(learn, n_epoch=3, lr=.1, **kwargs):
 
 def state(model):
     "Values of floating point, apart from the mask and the second names of shared ones"
-    return {k: v.detach().clone() for k,v in model.state_dict().items() if v.is_floating_point() and not k.startswith(('mask','tied'))}
+    left_out = 'mask','tied'
+    now = {k: v for k,v in model.state_dict().items() if not k.startswith(left_out)}
+    return {k: v.detach().clone() for k,v in now.items() if v.is_floating_point()}
 
 def plain_loop(n_epoch=3, lr=.1, acc=1, skip=()):
     "The state after each step, the optimizer's steps only, by torch alone; at which batch each was"
@@ -60,7 +62,9 @@ def plain_loop(n_epoch=3, lr=.1, acc=1, skip=()):
         opt.zero_grad()
     return res
 
-def mean_of(states, weights):
+def mean_of(states, weights=None):
+    "The weighted sum, or the mean if there are no weights"
+    weights = ifnone(weights, [1/len(states)]*len(states))
     return {k: sum(s[k].double()*w for s,w in zip(states, weights)).float() for k in states[0]}
 
 def shares(decays):
@@ -78,18 +82,16 @@ def averaged(cb): return {k: v for k,v in cb.averaged.items()}
 
 # Averages
 
-by_hand = [
-    (dict(), lambda i, at: min(.999, warm(i))), (dict(decay=.5), lambda i, at: min(.5, warm(i))),
-    (dict(half_life=.5), lambda i, at: min(.5**(1/3.5), warm(i))), (dict(equal=True), lambda i, at: i/(i+1))]
-
-@pytest.mark.parametrize('kwargs,decay', by_hand)
-@pytest.mark.parametrize('start,counted', [(0, 0), (.5, 10), (.75, 15), (2/3, 14), (.29, 6), (1/7, 3), (.99, 20)])
+@pytest.mark.parametrize('kwargs,decay', [
+    (dict(), lambda i: min(.999, warm(i))), (dict(decay=.5), lambda i: min(.5, warm(i))),
+    (dict(half_life=.5), lambda i: min(.5**(1/3.5), warm(i))), (dict(equal=True), lambda i: i/(i+1))])
+@pytest.mark.parametrize('start,counted', [(0, 0), (.29, 6), (2/3, 14), (.99, 20)])
 def test_as_by_hand(kwargs, decay, start, counted):
     "All states of a plain loop from `start` on, each with its share; batch-norm statistics and other buffers too"
     states = [s for i,s in plain_loop()][counted:]
     cb = WeightAverage(**kwargs, start=start)
     learn = fit(learner(cbs=cb))
-    want = mean_of(states, shares([decay(i, None) for i in range(len(states))]))
+    want = mean_of(states, shares([decay(i) for i in range(len(states))]))
     close(averaged(cb), want)
     close(state(learn.model), want)
     cb.use_raw()
@@ -107,14 +109,14 @@ def test_every(kwargs, decay):
     if 'equal' in kwargs:
         cb = WeightAverage(equal=True, every=n_iter)
         fit(learner(cbs=cb))
-        close(averaged(cb), mean_of(loop[6::7], [1/3]*3))
+        close(averaged(cb), mean_of(loop[6::7]))
 
 def test_many_steps():
     "No error grows, and the decay that was asked for is reached"
     cb,seen = WeightAverage(decay=.98),[]
     learn = learner(cbs=cb)
-    fit(learn, 80, cbs=Callback(after_batch=lambda self: self.training and seen.append(state(learn.model))))
-    close(averaged(cb), mean_of(seen, shares([min(.98, warm(i)) for i in range(560)])))
+    fit(learn, 70, cbs=Callback(after_batch=lambda self: self.training and seen.append(state(learn.model))))
+    close(averaged(cb), mean_of(seen, shares([min(.98, warm(i)) for i in range(490)])))
     assert cb.decay_at(len(seen)) == .98
 
 def test_half_life_is_of_epochs_with_accumulated_gradients_too():
@@ -127,20 +129,17 @@ def test_half_life_is_of_epochs_with_accumulated_gradients_too():
 
 def test_training_is_as_without():
     "To the bit, drawing included"
-    nets = [nn.Sequential(nn.Flatten(), nn.Linear(6,9), nn.Dropout(), nn.BatchNorm1d(9), nn.Linear(9,3)) for _ in range(5)]
+    net = nn.Sequential(nn.Flatten(), nn.Linear(6,9), nn.Dropout(), nn.BatchNorm1d(9), nn.Linear(9,3))
     res = []
-    for i,(net,kwargs) in enumerate(zip(nets, [None, dict(), dict(equal=True, valid=False), dict(bn='end'), dict(bn='epoch')])):
-        net.load_state_dict(nets[0].state_dict())
+    for kwargs in (None, dict(), dict(equal=True, valid=False), dict(bn='end'), dict(bn='epoch')):
         cb = None if kwargs is None else WeightAverage(**kwargs)
-        start = deepcopy(net.state_dict())
-        learn = learner(net, shuffle=True, cbs=cb)
-        if not i: first_state = start
-        net.load_state_dict(first_state)
+        learn = learner(deepcopy(net), shuffle=True, cbs=cb)
         set_seed(1)
         learn.dls.train.rng = random.Random(1)
         fit(learn)
         if cb: cb.use_raw()
-        res.append((state(net), tensor(learn.recorder.losses), torch.rand(3), net[3].num_batches_tracked))
+        count = learn.model[3].num_batches_tracked
+        res.append((state(learn.model), tensor(learn.recorder.losses), torch.rand(3), count))
     for s,losses,drawn,count in res[1:]:
         assert same(s, res[0][0]) and torch.equal(losses, res[0][1]) and torch.equal(drawn, res[0][2])
         assert count == res[0][3] == 3*n_iter
@@ -159,9 +158,9 @@ def test_only_steps_count():
     learn = learner(cbs=[cb, Broken()]).to_amp(torch.float16, init_scale=8.)
     fit(learn)
     assert cb.n_seen == 3*n_iter-3
-    for other in (learner(cbs=[cb := WeightAverage(equal=True), Cancels()]),):
-        fit(other)
-        close(averaged(cb), mean_of(states := [s for _,s in plain_loop(skip=(0,4))], [1/len(states)]*len(states)))
+    cb = WeightAverage(equal=True)
+    fit(learner(cbs=[cb, Cancels()]))
+    close(averaged(cb), mean_of([s for _,s in plain_loop(skip=(0,4))]))
 
 def test_a_last_batch_whose_end_is_not_reached():
     class Short(Callback):
@@ -171,7 +170,7 @@ def test_a_last_batch_whose_end_is_not_reached():
     cb = WeightAverage(equal=True)
     fit(learner(cbs=[cb, Short()]), 1)
     assert cb.n_seen == 5
-    close(averaged(cb), mean_of([s for _,s in plain_loop(1)][:5], [.2]*5))
+    close(averaged(cb), mean_of([s for _,s in plain_loop(1)][:5]))
 
 def test_no_nan_comes_in():
     class Nan(Callback):
@@ -181,7 +180,7 @@ def test_no_nan_comes_in():
     cb = WeightAverage(equal=True)
     learn = fit(learner(cbs=[cb, Nan(), TerminateOnNaNCallback()]))
     close({k: v for k,v in state(learn.model).items() if k!='seen'},
-        {k: v for k,v in mean_of([s for _,s in plain_loop()][:9], [1/9]*9).items() if k!='seen'})
+        {k: v for k,v in mean_of([s for _,s in plain_loop()][:9]).items() if k!='seen'})
 
 # What else there is in a model
 
@@ -212,7 +211,9 @@ def test_a_parameter_in_two_places():
 def test_other_types(dtype):
     "An average of 16 bits would not move at all; the raw weights come back to the bit"
     class Typed(nn.Module):
-        def __init__(self): super().__init__(); self.lin = nn.Linear(6,3).to(dtype)
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(6,3).to(dtype)
         def forward(self, x): return self.lin(x.flatten(1).to(dtype)).float()
     net,seen = Typed(),[]
     cb = WeightAverage(decay=.99, equal=True)
@@ -236,7 +237,7 @@ def test_frozen_and_unfrozen():
     learn.unfreeze()
     seen = []
     fit(learn, cbs=Callback(after_step=lambda self: seen.append(state(net))))
-    close(state(net), mean_of(seen, [1/len(seen)]*len(seen)))
+    close(state(net), mean_of(seen))
     assert not same(state(net[1]), body) and not same(state(net[2]), head)
 
 def test_fine_tune():
@@ -288,7 +289,7 @@ def test_validations(valid, start):
     states = [s for _,s in plain_loop(4)]
     learn = fit(learner(cbs=WeightAverage(equal=True, start=start, valid=valid)), 4)
     begin = round(start*4*n_iter)
-    means = {e: mean_of(o, [1/len(o)]*len(o)) for e in range(1, 5) if (o := states[begin:e*n_iter])}
+    means = {e: mean_of(o) for e in range(1, 5) if (o := states[begin:e*n_iter])}
     want = [means[e] if valid and e in means else states[e*n_iter-1] for e in range(1, 5)]
     assert [o[1] for o in learn.recorder.values] == pytest.approx(losses(want), abs=1e-5)
     assert learn.validate()[0] == pytest.approx(*losses([means[4]]), abs=1e-5)
@@ -307,18 +308,19 @@ def test_trackers_save_what_was_validated(valid, tmp_path):
     states = [s for _,s in plain_loop()]
     for e in range(1, 4):
         got = state(learn.load(f'e_{e-1}', with_opt=False).model)
-        close(got, mean_of(states[:e*n_iter], [1/e/n_iter]*(e*n_iter)) if valid else states[e*n_iter-1])
+        close(got, mean_of(states[:e*n_iter]) if valid else states[e*n_iter-1])
     class Worst(Callback):
         "Has the first epoch be the best one"
         order = Recorder.order+1
         def after_epoch(self): self.recorder.values[-1][1] = float(self.epoch)
     cb = WeightAverage(equal=True)
-    with contextlib.redirect_stdout(io.StringIO()): learn = fit(learner(cbs=[cb, SaveModelCallback(), Worst()], path=tmp_path))
-    close(state(learn.model), mean_of(states[:n_iter], [1/n_iter]*n_iter))
+    learn = learner(cbs=[cb, SaveModelCallback(), Worst()], path=tmp_path)
+    with contextlib.redirect_stdout(io.StringIO()): fit(learn)
+    close(state(learn.model), mean_of(states[:n_iter]))
     cb.use_raw()
     close(state(learn.model), states[-1])
     cb.use_averaged()
-    close(state(learn.model), mean_of(states, [1/len(states)]*len(states)))
+    close(state(learn.model), mean_of(states))
 
 def test_saved_and_loaded(tmp_path):
     learn = fit(learner(cbs=WeightAverage(), path=tmp_path))
@@ -341,7 +343,7 @@ def test_fits_go_on_with_what_the_model_holds():
         seen[o] = []
         start = state(o.model)
         fit(o, cbs=Callback(after_step=lambda self: seen[o].append(state(o.model))))
-        close(state(o.model), mean_of(seen[o], [1/21]*21))
+        close(state(o.model), mean_of(seen[o]))
     assert same(state(a.model), state(c.model)) and not same(state(a.model), state(b.model))
     close(seen[b][-1], plain_loop(6)[-1][1])
 
@@ -382,16 +384,38 @@ def test_no_trace_of_others():
     assert same(*res[:2]) and same(*res[1:])
     cb = learn.weight_average
     learn.remove_cbs(Within)
-    before = state(learn.model),{k: v.clone() for k,v in cb.raw.items()},dict(cb.state_dict())
+    before = state(learn.model),{k: v.clone() for k,v in cb.raw.items()},(cb.n_seen,cb.last_taken)
     with learn.no_logging():
         learn.lr_find(num_it=10, show_plot=False)
         learn.validate()
         learn.get_preds()
         learn.predict(data()[0][0])
         learn.tta_flip()
-        with contextlib.suppress(Exception): learn.tta()
     assert same(state(learn.model), before[0]) and same(cb.raw, before[1]) and same(cb.averaged, res[0])
-    assert cb.state_dict() == before[2] or cb.n_seen == before[2]['n_seen']
+    assert (cb.n_seen,cb.last_taken) == before[2]
+
+def item(i): return TensorImage(torch.rand(1,2,3, generator=torch.Generator().manual_seed(i)))
+
+def test_tta_within_a_fit_and_after():
+    "fastai's calls `before_fit` and `after_fit` without the lock by which others are known"
+    class Within(Callback):
+        def after_epoch(self):
+            if self.epoch==0 and not hasattr(self, 'done'):
+                self.done = True
+                self.preds = self.learn.tta(n=1)
+    res = []
+    for within in (False, True):
+        set_seed(0)
+        block = DataBlock((TransformBlock,CategoryBlock), get_x=item, get_y=lambda i: i%3,
+            splitter=IndexSplitter(range(7)))
+        dls = block.dataloaders(list(range(28)), bs=3, num_workers=0, device='cpu', shuffle=False)
+        learn = Learner(dls, Net(), opt_func=SGD, cbs=WeightAverage()).remove_cb(ProgressCallback)
+        fit(learn, 2, cbs=Within() if within else None)
+        res.append((averaged(learn.weight_average), state(learn.model)))
+        held,raw = state(learn.model),learn.weight_average.raw
+        learn.tta(n=1)
+        assert same(state(learn.model), held) and learn.weight_average.raw is raw
+    assert same(res[0][0], res[1][0]) and same(res[0][1], res[1][1])
 
 def test_lr_find_before():
     res = []
@@ -411,24 +435,26 @@ def test_lr_find_before():
 class At(Callback):
     "Raises `error` at an event of the second epoch"
     order = 100
-    def __init__(self, event, error, training): self.error,self.of = error,training; setattr(self, event, self._raise)
+    def __init__(self, event, error, training):
+        self.error,self.of = error,training
+        setattr(self, event, self._raise)
     def _raise(self):
-        if self.epoch==1 and self.training==self.of and self.iter >= 2 and not self.learn.lock.locked(): raise self.error
+        if self.epoch==1 and self.training==self.of and self.iter >= 2: raise self.error
 
-@pytest.mark.parametrize('error', [KeyboardInterrupt(), RuntimeError('x'), CancelFitException()])
-@pytest.mark.parametrize('event,training', [('after_pred',True), ('after_step',True), ('after_batch',True), ('before_validate',False),
-    ('after_pred',False), ('after_batch',False), ('after_epoch',False)])
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), CancelFitException()])
+@pytest.mark.parametrize('event,training', [('after_pred',True), ('after_step',True), ('after_batch',True),
+    ('before_validate',False), ('after_pred',False), ('after_batch',False), ('after_epoch',False)])
 def test_interrupted(error, event, training):
     "The model holds raw weights in training, the average in validation and where the fit ends; each can be had"
     cb = WeightAverage(equal=True)
     learn = learner(cbs=cb)
     try: fit(learn, cbs=At(event, error, training))
-    except (KeyboardInterrupt, RuntimeError): pass
+    except KeyboardInterrupt: pass
     held = state(learn.model)
     count = cb.n_seen
     assert count == (2*n_iter if not training else n_iter+(2 if event!='after_batch' else 3))
     states = [s for _,s in plain_loop()]
-    want = mean_of(states[:count], [1/count]*count)
+    want = mean_of(states[:count])
     ran = count + (event=='after_step') # the step was taken, and the batch hadn't ended
     params = [k for k in want if 'running' not in k and k!='seen']
     last = {k: states[ran-1][k] for k in params}
@@ -462,7 +488,7 @@ def test_interrupted_in_the_swap(monkeypatch, when, call):
     monkeypatch.undo()
     assert len(calls) == call+1
     states = [s for _,s in plain_loop()][:cb.n_seen]
-    want = mean_of(states, [1/len(states)]*len(states))
+    want = mean_of(states)
     held = state(learn.model)
     if any(not torch.allclose(held[k], states[-1][k], atol=1e-6) for k in held): close(held, want)
     cb.use_averaged()
@@ -483,7 +509,7 @@ class StopAfter(Callback):
         torch.save(o.opt.state_dict(), f'{self.file}_opt')
         raise KeyboardInterrupt
 
-@pytest.mark.parametrize('at', [0, 1, 2])
+@pytest.mark.parametrize('at', [0, 2])
 @pytest.mark.parametrize('kwargs', [dict(), dict(half_life=.3, every=3), dict(equal=True, start=.3), dict(valid=False),
     dict(start=.9), dict(bn='epoch')])
 def test_resumed_to_the_bit(tmp_path, kwargs, at):
@@ -517,12 +543,16 @@ def test_loaded_state_is_used_and_is_a_copy():
     assert same(averaged(learn.weight_average), want)
 
 def test_state_of_another_model():
-    learn,other = fit(learner(cbs=WeightAverage())),learner(nn.Sequential(nn.Flatten(), nn.Linear(6,3)), cbs=WeightAverage())
+    learn = fit(learner(cbs=WeightAverage()))
+    other = learner(nn.Sequential(nn.Flatten(), nn.Linear(6,3)), cbs=WeightAverage())
     start = state(other.model)
     other.weight_average.load_state_dict(learn.weight_average.state_dict())
-    with pytest.raises(ValueError, match="another model: 11 tensors differ in name or shape, the first is '1.weight'"): fit(other)
+    words = "another model: 11 tensors differ in name or shape, the first is '1.weight'"
+    with pytest.raises(ValueError, match=words): fit(other)
     assert same(state(other.model), start)
-    with pytest.raises(ValueError, match='has no learner'): WeightAverage()._bind()
+    alone = WeightAverage()
+    alone.load_state_dict(learn.weight_average.state_dict())
+    with pytest.raises(ValueError, match='has no learner'): alone.use_averaged()
 
 # Batch norm
 
@@ -541,7 +571,7 @@ def test_batch_norm_as_by_torch(bn, valid):
     cb = WeightAverage(equal=True, bn=bn, valid=valid)
     learn = fit(learner(cbs=cb))
     states = [s for _,s in plain_loop()]
-    means = [mean_of(states[:e*n_iter], [1/e/n_iter]*(e*n_iter)) for e in (1,2,3)]
+    means = [mean_of(states[:e*n_iter]) for e in (1,2,3)]
     want = [{**m, **by_torch(learn, m)} for m in means]
     close(state(learn.model), {**want[-1], 'seen': means[-1]['seen']})
     close(stats(averaged(cb)), stats(want[-1]))
@@ -568,23 +598,18 @@ def test_cancelled_in_the_first_epoch():
     s = state(learn.model)
     close(stats(s), by_torch(learn, s))
 
-@pytest.mark.parametrize('error', [None, KeyboardInterrupt()])
-def test_renew_bn_changes_statistics_alone(error):
-    learn = fit(learner(shuffle=True, cbs=[MixUp(), RandMean()]))
+def test_renew_bn_changes_statistics_alone():
+    learn = fit(learner(shuffle=True, cbs=[MixUp(), Plus()]))
     learn.model.train()
-    if error: learn.model.head.register_forward_hook(partial(fail_at, [0], error))
-    learn.model.seen = learn.model.seen.clone()
     before,process = fingerprint(learn),process_state()
-    if error:
-        with pytest.raises(KeyboardInterrupt): renew_bn(learn)
-    else: renew_bn(learn)
-    diff = {k.split('.')[-1].split('[')[-1].rstrip(']') for k,*_ in differences(before, fingerprint(learn)) if 'model' in k}
-    if not error: assert diff == {'running_mean','running_var','num_batches_tracked'} # the last is reset and put back
-    else: assert {v for k,v in state(learn.model).items() if not v.isfinite().all()} == set()
+    renew_bn(learn)
+    changed = {k for k,*_ in differences(before, fingerprint(learn))}
+    # the count is reset and put back
+    assert {re.search(r"(\w+)\W*$", k)[1] for k in changed} == {'running_mean','running_var','num_batches_tracked'}
     assert differences(process, process_state()) == []
-    assert learn.model.calls == 3*n_iter # no other layer is in training
+    assert learn.model.calls == learn.model.bn.num_batches_tracked == 3*n_iter # no other layer is in training
 
-class RandMean(Callback):
+class Plus(Callback):
     "Acts on predictions too"
     def before_batch(self): self.learn.xb = tuple(x+1 for x in self.xb)
 
@@ -593,7 +618,7 @@ def fail_at(count, error, *args):
     if count[0]==3: raise error
 
 def test_renewed_statistics_are_of_the_inputs_that_predictions_have():
-    learn,plain = learner(cbs=RandMean()),learner()
+    learn,plain = learner(cbs=Plus()),learner()
     for o in (learn, plain): renew_bn(o)
     x = torch.stack([learn._set_device(b)[0]+1 for b in learn.dls.train]).flatten(2)
     want = learn.model.a(x).mean((0,1))
@@ -619,7 +644,7 @@ def test_renewing_without_data_or_layers():
 # Refusals, cost, export
 
 @pytest.mark.parametrize('kwargs,words', [
-    (dict(decay=1), 'decay is between 0 and 1, such as .999, got 1'), (dict(decay=0), 'got 0'), (dict(decay=-.5), 'got -0.5'),
+    (dict(decay=1), 'decay is between 0 and 1, such as .999, got 1'), (dict(decay=0), 'got 0'),
     (dict(half_life=0), 'half_life is a number of epochs.*got 0'), (dict(half_life=-1), 'got -1'),
     (dict(half_life=1, equal=True), 'leave it or equal out, got half_life=1'),
     (dict(start=1), 'start is a fraction .*got 1'), (dict(start=-.1), 'got -0.1'),
@@ -635,11 +660,14 @@ def test_nothing_would_count(kwargs):
     with pytest.raises(ValueError, match='no step of a fit has counted'): WeightAverage().use_averaged()
 
 def test_two_of_them():
-    with pytest.raises(ValueError, match='2 WeightAverage callbacks'): fit(learner(cbs=WeightAverage()), cbs=WeightAverage())
+    learn = learner(cbs=WeightAverage())
+    with pytest.raises(ValueError, match='2 WeightAverage callbacks'): fit(learn, cbs=WeightAverage())
 
 class Ops(TorchDispatchMode):
     "Notes what is called"
-    def __init__(self): super().__init__(); self.names = []
+    def __init__(self):
+        super().__init__()
+        self.names = []
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names.append(str(func))
         return func(*args, **(kwargs or {}))
@@ -674,12 +702,13 @@ def test_exported_and_loaded_in_a_fresh_process(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         learn.export()
-    assert (tmp_path/'export.pkl').stat().st_size < 1.5*4*sum(p.numel() for p in [*model.parameters(), *model.buffers()]) + 2e4
+    assert (tmp_path/'export.pkl').stat().st_size < 1.5*sum(v.nbytes for v in model.state_dict().values()) + 2e4
     code = f"""
 import json, numpy as np, warnings; warnings.simplefilter('ignore')
 from fastai.learner import load_learner
 l = load_learner({str(tmp_path/'export.pkl')!r})
-with l.no_bar(): print(json.dumps([l.predict(np.ones((1,2,3), dtype=np.float32))[2].tolist(), l.weight_average.averaged]))"""
+x = np.ones((1,2,3), dtype=np.float32)
+with l.no_bar(): print(json.dumps([l.predict(x)[2].tolist(), l.weight_average.averaged]))"""
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
     got,left = json.loads(out.splitlines()[-1])
     assert torch.allclose(tensor(got), want, atol=1e-6) and left == {}
