@@ -7,7 +7,7 @@ Docs: https://fastai-ext.github.io/fastai_ext/weights.html.md"""
 # %% auto #0
 __all__ = ['renew_bn', 'WeightAverage']
 
-# %% ../nbs/06d_weights.ipynb #0108c5d6
+# %% ../nbs/06d_weights.ipynb #4e942ce1
 from collections.abc import Sequence
 from fastai.vision.all import *
 from torch.nn.parallel import DistributedDataParallel
@@ -15,7 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from .callbacks import FitCallback
 from .core import undisturbed
 
-# %% ../nbs/06d_weights.ipynb #d3e52b34
+# %% ../nbs/06d_weights.ipynb #b4f2c120
 def _batch_norms(model):
     "The modules of `model` that keep statistics of the data"
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
@@ -50,7 +50,7 @@ def renew_bn(
             for b,old in bufs:
                 if not b.is_floating_point(): b.copy_(old) # the number of batches that it was trained on
 
-# %% ../nbs/06d_weights.ipynb #2f0aa697
+# %% ../nbs/06d_weights.ipynb #ea53574e
 def _tensor_places(model):
     "Where parameters and buffers of floating point are kept, by name: a dict and a key, shared tensors once"
     res,met = {},set()
@@ -65,7 +65,7 @@ def _wide(t):
     "`t` in a type in which small steps aren't lost, without gradient"
     return t.detach().float() if t.is_floating_point() and t.itemsize < 4 else t.detach()
 
-# %% ../nbs/06d_weights.ipynb #275a2af6
+# %% ../nbs/06d_weights.ipynb #3a970e6e
 class WeightAverage(FitCallback):
     "Average the weights over the steps of a fit; validate with the average, and leave it in the model"
     order,run_valid = MixedPrecision.order-1,False # at the end of a fit, what serves the model is still there
@@ -108,7 +108,7 @@ class WeightAverage(FitCallback):
         if not self.new_fit: self._show(end=True)
         super().after_fit()
 
-# %% ../nbs/06d_weights.ipynb #0c5cebbf
+# %% ../nbs/06d_weights.ipynb #b6ab5628
 @patch
 def decay_at(self:WeightAverage,
     n:int, # Number of weights that it has taken in
@@ -119,7 +119,7 @@ def decay_at(self:WeightAverage,
     share = self.decay**self.every if self.half_life is None else .5**(epochs/self.half_life)
     return min(share, ((1+n*self.every)/(10+n*self.every))**self.every)
 
-# %% ../nbs/06d_weights.ipynb #4d9ebb0d
+# %% ../nbs/06d_weights.ipynb #de2a31c4
 @patch
 def _init_state(self:WeightAverage):
     super(WeightAverage, self)._init_state()
@@ -154,7 +154,7 @@ def _bind(self:WeightAverage):
     self.places = {k: self.places[k] for k in avg}
     self.averaged = {k: v.to(now[k].device, _wide(now[k]).dtype) for k,v in avg.items()}
 
-# %% ../nbs/06d_weights.ipynb #e29b24f0
+# %% ../nbs/06d_weights.ipynb #82a9bd8f
 @patch
 def _tensors(self:WeightAverage):
     "The model's tensors that are averaged"
@@ -180,7 +180,7 @@ def _take(self:WeightAverage):
     get_ema_multi_avg_fn(decay)(list(self.averaged.values()), [_wide(t) for t in now], None)
     self.last_taken = at
 
-# %% ../nbs/06d_weights.ipynb #4b9267f2
+# %% ../nbs/06d_weights.ipynb #a199c69e
 @patch
 def use_averaged(self:WeightAverage):
     "Put the average into the model; what it holds is kept for `use_raw`, unless that is kept already"
@@ -196,7 +196,7 @@ def use_raw(self:WeightAverage):
     torch._foreach_copy_(self._tensors(), list(self.raw.values()))
     self.raw = None
 
-# %% ../nbs/06d_weights.ipynb #d0fb456c
+# %% ../nbs/06d_weights.ipynb #6b1a5fad
 @patch
 def _show(self:WeightAverage, end=False):
     "Have the average in the model, alike in all processes"
@@ -225,7 +225,7 @@ def _agree(self:WeightAverage):
         torch.distributed.all_reduce(self.averaged[k])
         self.averaged[k] /= torch.distributed.get_world_size()
 
-# %% ../nbs/06d_weights.ipynb #ddd5a688
+# %% ../nbs/06d_weights.ipynb #9b2892ed
 @patch
 def state_dict(self:WeightAverage)->dict: # Tensors by name, not copied, and numbers
     "The average, the raw weights (None if the model holds them) and the counts"

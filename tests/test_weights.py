@@ -97,6 +97,12 @@ def test_as_by_hand(kwargs, decay, start, counted):
     cb.use_raw()
     close(state(learn.model), states[-1])
 
+def test_a_start_that_floats_cannot_hit():
+    assert 8/49*49 < 8
+    cb = WeightAverage(start=8/49)
+    fit(learner(cbs=cb), 7)
+    assert cb.n_seen == 41
+
 @pytest.mark.parametrize('kwargs,decay', [
     (dict(decay=.9), lambda i: min(.9**4, warm(i, 4))), (dict(half_life=1), lambda i: min(.5**(4/7), warm(i, 4))),
     (dict(half_life=1/7), lambda i: i and min(.5**4, warm(i, 4))), (dict(equal=True), lambda i: i/(i+1))])
@@ -298,6 +304,8 @@ def test_validations(valid, start):
     learn.weight_average.use_averaged()
     learn.weight_average.use_averaged()
     assert learn.validate()[0] == pytest.approx(*losses([means[4]]), abs=1e-5)
+    learn.weight_average.use_raw()
+    close(state(learn.model), states[-1])
 
 @pytest.mark.parametrize('valid', [True, False])
 def test_trackers_save_what_was_validated(valid, tmp_path):
@@ -406,8 +414,8 @@ def test_tta_within_a_fit_and_after():
     res = []
     for within in (False, True):
         set_seed(0)
-        block = DataBlock((TransformBlock,CategoryBlock), get_x=item, get_y=lambda i: i%3,
-            splitter=IndexSplitter(range(7)))
+        split = IndexSplitter(range(7))
+        block = DataBlock((TransformBlock,CategoryBlock), get_x=item, get_y=lambda i: i%3, splitter=split)
         dls = block.dataloaders(list(range(28)), bs=3, num_workers=0, device='cpu', shuffle=False)
         learn = Learner(dls, Net(), opt_func=SGD, cbs=WeightAverage()).remove_cb(ProgressCallback)
         fit(learn, 2, cbs=Within() if within else None)
@@ -415,6 +423,10 @@ def test_tta_within_a_fit_and_after():
         held,raw = state(learn.model),learn.weight_average.raw
         learn.tta(n=1)
         assert same(state(learn.model), held) and learn.weight_average.raw is raw
+        learn.weight_average.use_raw()
+        held = state(learn.model)
+        learn.tta(n=1)
+        assert same(state(learn.model), held) and learn.weight_average.raw is None
     assert same(res[0][0], res[1][0]) and same(res[0][1], res[1][1])
 
 def test_lr_find_before():
