@@ -148,7 +148,7 @@ def _bind(self:WeightAverage):
     now,avg = {k: d[o].detach() for k,(d,o) in self.places.items()},self.averaged
     def _fits(k):
         if k in now and k in avg: return now[k].shape==avg[k].shape
-        return k in now and not now[k].isfinite().all()
+        return k in now and now[k].isinf().any()
     if wrong := [k for k in {**now, **avg} if not _fits(k)]: raise ValueError("The average that was loaded is of "
         f"another model: {len(wrong)} tensors differ in name or shape, the first is {wrong[0]!r}")
     self.places = {k: self.places[k] for k in avg}
@@ -164,6 +164,7 @@ def _tensors(self:WeightAverage):
 @patch
 def _take(self:WeightAverage):
     "Take the weights into the average if there was a step and it counts"
+    self.resumes = False # it does
     if not self.stepped: return
     self.stepped,n = False,self.n_iter*self.n_epoch
     at = round(self.pct_train*n)
@@ -173,7 +174,7 @@ def _take(self:WeightAverage):
     now = self._tensors()
     if not self.averaged:
         # infinities, which masks have, have no mean
-        self.averaged = {k: _wide(t).clone() for k,t in zip(self.places, now) if t.isfinite().all()}
+        self.averaged = {k: _wide(t).clone() for k,t in zip(self.places, now) if not t.isinf().any()}
         self.places = {k: self.places[k] for k in self.averaged}
         now = self._tensors()
     decay = self.decay_at(self.n_seen//self.every-1, (at-self.last_taken)/self.n_iter)
@@ -235,7 +236,6 @@ def state_dict(self:WeightAverage)->dict: # Tensors by name, not copied, and num
 def load_state_dict(self:WeightAverage,
     state:dict # What `state_dict` returned; it is copied
 ):
-    "Have the next fit go on with the average of `state`"
-    self._init_state()
+    "Have the fit that runs, or the next one, go on with the average of `state`"
     for k in ('averaged','raw','n_seen','last_taken'): setattr(self, k, deepcopy(state[k]))
-    self.resumes = True
+    self.places,self.resumes = {},True
