@@ -20,6 +20,7 @@ from .precision import *
 from .speed import *
 from .record import *
 from .resize import *
+from .weights import *
 from .sched import *
 from .schedule import *
 from .anneal import *

@@ -18,6 +18,7 @@ from fastai.vision.all import *
 from .averaging import mean_outputs
 from .core import kept_rng, leaves_of, provably_same, undisturbed, whole_file
 from .members import *
+from .weights import renew_bn
 
 # %% ../nbs/09_ensemble.ipynb #4edbcf32
 def _check_stack(models):
@@ -270,27 +271,6 @@ def ensemble_report(
     apart = torch.stack([torch.stack([(a != b).float().mean() for b in dec]) for a in dec]).numpy()
     return EnsembleReport(pd.DataFrame(rows), apart, chosen, [chosen.count(i)/len(chosen) for i in range(n)])
 
-# %% ../nbs/09_ensemble.ipynb #18a421cb
-def _batch_norms(model):
-    "The modules of `model` that keep statistics of the data"
-    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-
-def _renew_bn(learn, dl):
-    "Compute the batch-norm statistics of `learn.model` on the data of `dl`"
-    bns = _batch_norms(learn.model)
-    moms = [m.momentum for m in bns]
-    for m in bns:
-        m.reset_running_stats()
-        m.momentum = None
-    device = first(learn.model.parameters()).device
-    try:
-        learn.model.train()
-        with torch.no_grad(), undisturbed(learn, dl):
-            for b in dl: learn.model(*to_device(b, device)[:getattr(learn.dls, 'n_inp', 1)])
-    finally:
-        for m,mom in zip(bns, moms): m.momentum = mom
-        learn.model.eval()
-
 # %% ../nbs/09_ensemble.ipynb #473b1027
 def model_soup(
     learns:Sequence, # Trained learners of one architecture, fine-tuned from the same start
@@ -304,13 +284,11 @@ def model_soup(
     states = [get_model(o.model).state_dict() for o in learns]
     for i,state in enumerate(states): check_weights(state, a.model, i)
     model = deepcopy(get_model(a.model))
-    dl = ifnone(dl, a.dls.train)
-    if _batch_norms(model) and not len(dl): raise ValueError("The models have batch norm, whose statistics are those "
-        "of data, and the first member has no training data, as after `load_learner`: pass `dl=`")
     # in float64, which not every device has
     mean = {k: sum(s[k].cpu().double()*w for s,w in zip(states, weights)).to(v.dtype) if v.is_floating_point() else v
         for k,v in states[0].items()}
     model.load_state_dict(mean)
     res = _new_learner(a, model)
-    if _batch_norms(model): _renew_bn(res, dl)
+    renew_bn(res, ifnone(dl, a.dls.train))
+    model.eval()
     return res

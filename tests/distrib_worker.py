@@ -7,6 +7,7 @@ import kinds
 from fastai_ext.callbacks import AlternateFlip
 from fastai_ext.ensemble import ensemble, ensemble_preds
 from fastai_ext.tta import *
+from fastai_ext.weights import WeightAverage
 
 def image(i): return TensorImage(torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(i)))
 def target(i): return i%3
@@ -62,6 +63,22 @@ def sides():
     with learn.no_logging(), together: learn.fit(2, 1e-5, cbs=(seen := Sides()))
     return tensor(seen.got)
 
+def average():
+    "The averages of a fit by each process, with those of each batch's weights and batch-norm statistics"
+    split = IndexSplitter(range(13, 30))
+    block = DataBlock((TransformBlock, CategoryBlock), get_x=image, get_y=target, splitter=split)
+    res = []
+    for bn in ('average', 'end'):
+        set_seed(7)
+        dls = block.dataloaders(list(range(30)), bs=4, num_workers=0, device='cpu')
+        learn = Learner(dls, net(4), opt_func=SGD, cbs=WeightAverage(equal=True, bn=bn)).remove_cb(ProgressCallback)
+        seen = []
+        def _look(cb): cb.training and seen.append({k: v.clone() for k,v in get_model(cb.model).state_dict().items()})
+        together = learn.distrib_ctx(sync_bn=False, cpu=True) if num_distrib() else contextlib.nullcontext()
+        with learn.no_logging(), together: learn.fit(4, .1, cbs=Callback(after_batch=_look))
+        res.append((seen, learn.model.state_dict(), learn.weight_average.state_dict()))
+    return res
+
 def main(out):
     set_seed(7)
     block = DataBlock((TransformBlock, CategoryBlock), get_x=image, get_y=target, splitter=IndexSplitter(range(13, 30)))
@@ -79,5 +96,6 @@ def main(out):
     res = [*res, *of_kinds(Path(out).parent)]
     torch.save([tuple(map(torch.Tensor, o)) for o in res], f'{out}_{rank_distrib()}')
     torch.save(sides(), f'{out}_sides_{rank_distrib()}')
+    torch.save(average(), f'{out}_average_{rank_distrib()}')
 
 if __name__ == '__main__': main(sys.argv[1])

@@ -13,6 +13,7 @@ from fastai_ext.precision import AutoPrecision
 from fastai_ext.resize import ProgressiveResize
 from fastai_ext.schedule import *
 from fastai_ext.tta import FlipTTA
+from fastai_ext.weights import WeightAverage
 
 def image(i): return TensorImage(torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(i)))
 def label(i): return i%3
@@ -21,7 +22,7 @@ def doubled(x): return x*2
 made_of = {BatchTransform: doubled, BatchScheduler: partial(S.OneCycleLR, max_lr=1e-2),
     EpochScheduler: partial(S.StepLR, step_size=1)}
 plain = AlternateFlip, SkipValid, Record, CapturePreds, LayerStats, GradAnneal, FlipTTA
-plain += ProgressiveResize, AutoPrecision
+plain += ProgressiveResize, AutoPrecision, WeightAverage
 callbacks = {o.__name__: o for o in plain} | {o.__name__: partial(o, arg) for o,arg in made_of.items()}
 transforms = dict(RandErase=RandErase, RandCopy=RandCopy, RandPadCrop=partial(RandPadCrop, 1), RandFlip=RandFlip)
 every = {**callbacks, **transforms}

@@ -34,3 +34,18 @@ def test_two_processes_predict_what_one_does(tmp_path):
     assert len(side) >= 12 and all(side[0,i] != side[1,i] for e,i in side if (0,i) in side and (1,i) in side)
     one = {(e,i): on for e,i,on in torch.load(tmp_path/'one_sides_0').tolist()}
     assert all(one[k] == side[k] for k in one.keys() & side.keys()) and len(one.keys() & side.keys()) >= 8
+    check_averages(tmp_path)
+
+def check_averages(path):
+    "All processes have one model: the mean of what each step left, of buffers also of the processes"
+    ranks = [torch.load(path/f'two_average_{r}') for r in (0,1)]
+    for (seen,held,avg),(others,*_) in zip(*ranks): assert len(seen) == len(others) > 3
+    for i in (0,1):
+        (seen,held,avg),(others,held1,avg1) = (o[i] for o in ranks)
+        for k,v in held.items():
+            assert torch.equal(v, held1[k])
+            if not v.is_floating_point() or (i==1 and 'running' in k): continue
+            want = torch.stack([o[k] for o in [*seen, *others]]).mean(0)
+            assert torch.allclose(v, want, atol=1e-6) and torch.equal(avg['averaged'][k], v), k
+    stats = [o[1][1]['1.running_var'] for o in ranks]
+    assert not torch.allclose(stats[0], ranks[0][0][1]['1.running_var'], atol=1e-4)

@@ -57,9 +57,9 @@ def test_import_is_light(imported):
 uses = dict(twin='', core='twin', averaging='core', loaders='core twin', data='core loaders', layers='core',
     models='core layers', operators='', macs='twin core operators', receptive='operators macs',
     summary='twin core operators macs receptive', augment='core', erase='augment', callbacks='twin core augment')
-uses |= dict(record='callbacks', precision='', resize='core summary callbacks',
-    speed='twin core loaders callbacks precision', sched='', schedule='callbacks sched')
-uses |= dict(anneal='schedule', tta='averaging core', members='averaging core', ensemble='averaging core members')
+uses |= dict(record='callbacks', precision='', resize='core summary callbacks', weights='core callbacks', sched='')
+uses |= dict(speed='twin core loaders callbacks precision', schedule='callbacks sched', anneal='schedule')
+uses |= dict(tta='averaging core', members='averaging core', ensemble='averaging core members weights')
 uses |= dict(all=None, settings='models', fashion='all settings', cli='settings fashion', __main__='cli')
 
 def test_modules_import_what_the_table_allows():
