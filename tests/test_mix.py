@@ -616,3 +616,14 @@ def test_no_value_is_asked_for_between_the_first_batch_and_the_last(mixers, name
     learn('after_loss')
     assert learn.xb[0].is_meta and learn.loss_grad.is_meta
     with pytest.raises(Exception, match='meta'): bool(learn.loss_grad)
+
+def test_mixup_is_fastais_where_the_draws_are_the_same(monkeypatch):
+    "Weights after two epochs"
+    perm,lam,res = torch.randperm(8, generator=torch.Generator().manual_seed(0)),torch.rand(8),[]
+    monkeypatch.setattr(torch, 'randperm', lambda *args, **kwargs: perm)
+    monkeypatch.setattr(torch.distributions.beta.Beta, 'sample', lambda self, *args: lam.clone())
+    for cls in (MixUp, RandMixUp):
+        set_seed(0)
+        learn = fit(learner(rand(8,3,8,8), ints(5,8), net(3,5), ce(), cls(), bs=8), 2)
+        res.append(torch.cat([p.detach().flatten() for p in learn.model.parameters()]))
+    torch.testing.assert_close(*res)
