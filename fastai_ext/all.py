@@ -15,6 +15,7 @@ from .receptive import *
 from .summary import *
 from .augment import *
 from .erase import *
+from .mix import *
 from .callbacks import *
 from .precision import *
 from .speed import *

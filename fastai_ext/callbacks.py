@@ -177,7 +177,8 @@ def show_train_batch(self:Learner,
         except Exception:
             if weights is as_copy: raise
     if not show: return res
-    with twins.kept(): dl.show_batch(res, max_n=max_n, **kwargs)
+    shows = first(o for o in learn.cbs if hasattr(type(o), 'show_batch')) or dl
+    with twins.kept(): shows.show_batch(res, max_n=max_n, **kwargs)
 
 # %% ../nbs/06_callbacks.ipynb #e4c671be
 class FitCallback(Callback):

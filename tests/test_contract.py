@@ -8,6 +8,7 @@ from fastai_ext.anneal import GradAnneal
 from fastai_ext.augment import *
 from fastai_ext.callbacks import *
 from fastai_ext.erase import *
+from fastai_ext.mix import *
 from fastai_ext.record import *
 from fastai_ext.precision import AutoPrecision
 from fastai_ext.resize import ProgressiveResize
@@ -22,7 +23,7 @@ def doubled(x): return x*2
 made_of = {BatchTransform: doubled, BatchScheduler: partial(S.OneCycleLR, max_lr=1e-2),
     EpochScheduler: partial(S.StepLR, step_size=1)}
 plain = AlternateFlip, SkipValid, Record, CapturePreds, LayerStats, GradAnneal, FlipTTA
-plain += ProgressiveResize, AutoPrecision, WeightAverage
+plain += ProgressiveResize, AutoPrecision, WeightAverage, RandCutMix, RandMixUp
 callbacks = {o.__name__: o for o in plain} | {o.__name__: partial(o, arg) for o,arg in made_of.items()}
 transforms = dict(RandErase=RandErase, RandCopy=RandCopy, RandPadCrop=partial(RandPadCrop, 1), RandFlip=RandFlip)
 every = {**callbacks, **transforms}
@@ -32,7 +33,7 @@ def test_all_are_here():
     import fastai_ext.all as ours
     types = {k: v for k,v in vars(ours).items() if isinstance(v, type) and v.__module__.startswith('fastai_ext')}
     mine = {k for k,v in types.items() if issubclass(v, (Callback,Transform))}
-    bases = {'FitCallback', 'ImageTransform', 'ToFashion'}
+    bases = {'FitCallback', 'ImageTransform', 'RandMix', 'ToFashion'}
     assert {o for o in mine if o[0]!='_'} - bases == set(every)
 
 def learner(name, **kwargs):

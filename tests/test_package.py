@@ -56,10 +56,11 @@ def test_import_is_light(imported):
 # Which modules a module may import; each only those above it, so there is no circle
 uses = dict(twin='', core='twin', averaging='core', loaders='core twin', data='core loaders', layers='core',
     models='core layers', operators='', macs='twin core operators', receptive='operators macs',
-    summary='twin core operators macs receptive', augment='core', erase='augment', callbacks='twin core augment')
-uses |= dict(record='callbacks', precision='', resize='core summary callbacks', weights='core callbacks', sched='')
-uses |= dict(speed='twin core loaders callbacks precision', schedule='callbacks sched', anneal='schedule')
-uses |= dict(tta='averaging core', members='averaging core', ensemble='averaging core members weights')
+    summary='twin core operators macs receptive', augment='core', erase='augment', mix='twin core augment')
+uses |= dict(callbacks='twin core augment', record='callbacks', precision='', resize='core summary callbacks', sched='')
+uses |= dict(weights='core callbacks', speed='twin core loaders callbacks precision', schedule='callbacks sched')
+uses |= dict(anneal='schedule', tta='averaging core', members='averaging core')
+uses |= dict(ensemble='averaging core members weights')
 uses |= dict(all=None, settings='models', fashion='all settings', cli='settings fashion', __main__='cli')
 
 def test_modules_import_what_the_table_allows():
