@@ -4,7 +4,8 @@ from copy import deepcopy
 import contextlib, pytest, subprocess, sys, warnings, weakref
 
 from fastai_ext.core import undisturbed
-from fastai_ext.ensemble import EnsembleModel, ensemble, ensemble_preds, ensemble_report, fit_ensemble, model_soup
+from fastai_ext.ensemble import EnsembleModel, ensemble, ensemble_preds, ensemble_report, fit_ensemble, fit_snapshots
+from fastai_ext.ensemble import model_soup
 from fastai_ext.augment import RandFlip
 from fastai_ext.erase import RandErase
 from fastai_ext.members import member_preds
@@ -460,3 +461,42 @@ def test_a_loader_over_other_data_with_other_transforms_is_refused(tmp_path):
     assert torch.allclose(ensemble_preds(same, dl=dl)[0], want, atol=1e-6)
     want = torch.stack(members(learns)).mean(0)
     assert torch.allclose(ensemble_preds(learns)[0], want, atol=1e-6)
+
+# Snapshots
+
+class Batches(Callback):
+    "The training batches of a fit"
+    def before_fit(self): self.seen = []
+    def before_batch(self):
+        if self.training: self.seen.append([o.as_subclass(Tensor) for o in (*self.xb, *self.yb)])
+
+def test_snapshots_are_those_of_a_plain_loop(tmp_path):
+    "Of PyTorch's own optimizer and scheduler, on the same batches"
+    learn,seen = Learner(make_dls(), net(4), opt_func=partial(SGD, mom=0.), path=tmp_path),Batches()
+    model,members = deepcopy(learn.model),[]
+    with learn.no_bar(), learn.no_logging(): got = fit_snapshots(learn, 3, 2, .05, cbs=seen)
+    opt = torch.optim.SGD(model.parameters(), lr=.05, weight_decay=0)
+    sched = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(opt, T_0=len(seen.seen)//3)
+    for i,(x,y) in enumerate(seen.seen, 1):
+        F.cross_entropy(model(x), y).backward()
+        opt.step()
+        opt.zero_grad()
+        sched.step()
+        if i%(len(seen.seen)//3) == 0: members.append(deepcopy(model))
+    assert len(got) == 3 and len(seen.seen) == 6*len(learn.dls.train)
+    for a,b in zip(got, members):
+        for p,q in zip(a.model.state_dict().values(), b.state_dict().values()): assert torch.allclose(p, q, atol=1e-6)
+    assert torch.equal(got[2].model[0].weight, learn.model[0].weight) and got[2].model is not learn.model
+    with got[0].no_bar(): preds = ensemble_preds(got)[0]
+    hand = torch.stack([o.eval()(torch.stack([image(i) for i in range(13,30)])).softmax(1) for o in members]).mean(0)
+    assert torch.allclose(preds, hand, atol=1e-5)
+
+@pytest.mark.parametrize('args,match', [((1,1), 'n_cycles=1'), ((2,0), 'cycle_len=0'), ((2.,1), 'n_cycles=2.0')])
+def test_snapshots_need_cycles(learns, args, match):
+    with refused(match): fit_snapshots(learns[0], *args)
+
+class Stop(Callback):
+    def before_batch(self): raise CancelFitException
+
+def test_a_training_that_stops_early_has_no_snapshots(learns):
+    with refused('cancelled in cycle 1 of 2'): fit_snapshots(learns[0], 2, 1, cbs=Stop())

@@ -60,7 +60,7 @@ uses = dict(twin='', core='twin', averaging='core', loaders='core twin', data='c
 uses |= dict(callbacks='twin core augment', record='callbacks', precision='', resize='core summary callbacks', sched='')
 uses |= dict(weights='core callbacks', speed='twin core loaders callbacks precision', schedule='callbacks sched')
 uses |= dict(anneal='schedule', tta='averaging core', members='averaging core')
-uses |= dict(ensemble='averaging core members weights')
+uses |= dict(ensemble='averaging core members callbacks schedule weights')
 uses |= dict(all=None, settings='models', fashion='all settings', cli='settings fashion', __main__='cli')
 
 def test_modules_import_what_the_table_allows():
