@@ -38,10 +38,11 @@ def at_one_rate(parts, epochs):
 def halves(parts, epochs): return ensemble([one_cycle(parts, epochs//2) for _ in range(2)])
 def snapshots(parts, epochs, n): return ensemble(fit_snapshots(learner(parts), n, epochs//n, .01, cbs=SkipValid()))
 
-ways = {'one long': one_cycle, 'two halves': halves, 'snapshots, 2': partial(snapshots, n=2),
-    'snapshots, 4': partial(snapshots, n=4),
-    'averaged, equal': lambda parts, epochs: one_cycle(parts, epochs, WeightAverage(equal=True, start=.75)),
-    'averaged, one rate': at_one_rate}
+def averaged(parts, epochs): return one_cycle(parts, epochs, WeightAverage(equal=True, start=.75))
+
+names = 'one long','two halves','snapshots, 2','snapshots, 4','averaged, equal','averaged, one rate'
+trainings = one_cycle,halves,partial(snapshots, n=2),partial(snapshots, n=4),averaged,at_one_rate
+ways = dict(zip(names, trainings))
 
 def train(parts, epochs, way, seed):
     set_seed(seed)
