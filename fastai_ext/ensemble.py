@@ -102,7 +102,7 @@ def ensemble(
 
 # %% ../nbs/09_ensemble.ipynb #745cd2b4
 def ensemble_preds(
-    learns:Sequence, # Learners, paths of exported learners (.pkl) or of saved weights (.pth), mixed at will
+    learns:Sequence, # Learners, paths of exported learners (.pkl) or of weights (.pth, .safetensors), mixed at will
     ds_idx:int=1, # `DataLoader` to predict if `dl` is None. 0: train. 1: valid
     dl:DataLoader|pd.DataFrame|None=None, # `DataLoader` to predict, for all members, labelled or not. Or a table
     weights:Sequence|None=None, # A weight a member; None: all the same
@@ -310,15 +310,21 @@ def ensemble_report(
 
 # %% ../nbs/09_ensemble.ipynb #473b1027
 def model_soup(
-    learns:Sequence, # Trained learners of one architecture, fine-tuned from the same start
+    learns:Sequence, # Members of one architecture, fine-tuned from the same start; as in `ensemble_preds`
     weights:Sequence|None=None, # A weight a member; None: all the same
-    dl:DataLoader|None=None # Data for the batch-norm statistics; None: the first member's training data
-) -> Learner: # A new one; the members keep their weights
+    dl:DataLoader|None=None, # Data for the batch-norm statistics; None: the Learner's training data
+    learn:Learner|None=None # For paths: a Learner of their architecture; it stays as it is. None: the first member
+) -> Learner: # A new one, with the data of `learn`; the members keep their weights
     "A Learner whose weights are the average of the members', with batch-norm statistics from the training data"
     learns = as_members(learns)
-    check_learners(learns)
-    a,weights = learns[0],member_weights(weights, len(learns))
-    states = [get_model(o.model).state_dict() for o in learns]
+    a = ifnone(learn, first(o for o in learns if isinstance(o, Learner)))
+    if a is None: raise ValueError("the members are paths: pass `learn=`, a Learner of their architecture")
+    members = [Member(o, i, a) for i,o in enumerate(learns)]
+    facts = [m.check(True) for m in members]
+    for i,o in enumerate(facts): check_same(o, facts[0], i)
+    def _state(m):
+        with m.opened() as o: return get_model(o.model).state_dict()
+    states,weights = list(map(_state, members)),member_weights(weights, len(members))
     for i,state in enumerate(states): check_weights(state, a.model, i)
     model = deepcopy(get_model(a.model))
     # in float64, which not every device has

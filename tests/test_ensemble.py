@@ -3,6 +3,7 @@ from fastai.vision.all import *
 from copy import deepcopy
 import contextlib, pytest, subprocess, sys, warnings, weakref
 
+from safetensors.torch import save_model as save_safetensors
 from fastai_ext.core import undisturbed
 from fastai_ext.ensemble import EnsembleModel, ensemble, ensemble_preds, ensemble_report, fit_ensemble, fit_snapshots
 from fastai_ext.ensemble import model_soup
@@ -413,6 +414,37 @@ def test_one_member_is_not_a_list_of_letters(learns, tmp_path):
     for w in ([1,math.nan,1], [1,math.inf,1], [1e308,1e308,1e308]):
         with pytest.raises(ValueError, match='at least 0'): ensemble(learns, weights=w)
     assert len(ensemble_report(o for o in learns).to_df()) == 5
+
+def tied():
+    "A net whose two layers share their weight"
+    res = nn.Sequential(nn.Flatten(), nn.Linear(192, 192), nn.Linear(192, 192), nn.Linear(192, 3))
+    res[2].weight = res[1].weight
+    return res
+
+@pytest.mark.parametrize('make', [lambda: net(4), tied])
+def test_members_of_safetensors(tmp_path, make):
+    "As `safetensors.torch.save_model` writes them, beside Learners and files of fastai's"
+    set_seed(1)
+    dls = make_dls()
+    learns = [Learner(dls, make(), path=tmp_path, model_dir='.') for _ in range(3)]
+    for o in learns: o.remove_cb(ProgressCallback)
+    files = [tmp_path/f'{i}.safetensors' for i in range(2)]
+    for o,f in zip(learns, files): save_safetensors(o.model, f)
+    last = learns[2].save('2')
+    ref = Learner(dls, make(), path=tmp_path)
+    before = [p.clone() for p in ref.model.parameters()]
+    want = torch.stack(members(learns)).double().mean(0).float()
+    assert torch.equal(ensemble_preds([*files, last], learn=ref)[0], want)
+    soup = model_soup([files[0], learns[1], last], learn=ref)
+    params = zip(*[o.model.parameters() for o in learns])
+    for p,ps in zip(soup.model.parameters(), params): assert torch.allclose(p, torch.stack(ps).mean(0), atol=1e-6)
+    assert all(map(torch.equal, ref.model.parameters(), before))
+    with refused('pass `learn=`'): model_soup(files)
+    files[1].write_bytes(files[1].read_bytes()[:-9])
+    for f in (ensemble_preds, model_soup):
+        with refused(f'{files[1].name} is damaged'): f(files, learn=ref)
+    save_safetensors(net(5), files[1])
+    with refused('member 1 does not fit'): model_soup(files, learn=ref)
 
 def test_soup_of_loaded_learners_needs_data(learns, tmp_path):
     for i in range(2): alike(1, learns[0].dls, tmp_path)[0].export(f'{i}.pkl')
