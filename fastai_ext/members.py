@@ -136,7 +136,7 @@ def _with_weights(learn, state):
 
 # %% ../nbs/08a_members.ipynb #91a75004
 class Member:
-    "One member: a Learner, the path of an exported one (.pkl), or of weights (.pth, .safetensors) for the model of `learn`"
+    "One member: a Learner, the path of an exported one (.pkl), or of weights (.pth, .safetensors) for `learn`"
     def __init__(self,
         o:Learner|str|Path, # The member
         i:int, # Its number
