@@ -19,6 +19,7 @@ from .callbacks import *
 from .precision import *
 from .record import *
 from .resize import *
+from .checkpoint import *
 from .sched import *
 from .schedule import *
 from .anneal import *

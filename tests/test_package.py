@@ -56,7 +56,8 @@ def test_import_is_light(imported):
 uses = dict(twin='', core='twin', averaging='core', loaders='core twin', data='core loaders', layers='core',
     models='core layers', operators='', macs='twin core operators', receptive='operators macs',
     summary='twin core operators macs receptive', augment='core', erase='augment', callbacks='twin core augment')
-uses |= dict(record='callbacks', precision='', resize='core summary callbacks', sched='', schedule='callbacks sched')
+uses |= dict(record='callbacks', precision='', resize='core summary callbacks', checkpoint='twin core callbacks')
+uses |= dict(sched='', schedule='callbacks sched')
 uses |= dict(anneal='schedule', tta='averaging core', members='averaging core', ensemble='averaging core members')
 uses |= dict(all=None, settings='models', fashion='all settings', cli='settings fashion', __main__='cli')
 
