@@ -8,13 +8,9 @@ Docs: https://fastai-ext.github.io/fastai_ext/checkpoint.html.md"""
 __all__ = ['Checkpoint']
 
 # %% ../nbs/06e_checkpoint.ipynb #4135a3e7
-from collections import OrderedDict
 from uuid import uuid4
 from zipfile import BadZipFile, ZipFile
 import contextlib, inspect, io, time, weakref
-from fastai.callback.schedule import ParamScheduler
-from fastai.distributed import get_model, rank_distrib
-from fastai.torch_core import get_random_states, set_random_states
 from fastai.vision.all import *
 from .callbacks import FitCallback
 from .core import plain_tensor, whole_file
@@ -97,7 +93,7 @@ def _describe(o, deep=2):
     if isinstance(o, (list,tuple,L)): return [_describe(v, deep) for v in o]
     if isinstance(o, dict): return {str(k): _describe(v, deep) for k,v in o.items()}
     if isinstance(o, partial): return [_describe(v, deep) for v in (o.func, o.args, o.keywords)]
-    if isinstance(o, (np.generic,np.ndarray,Tensor)): return o.tolist() if o.size < 100 else str(o.shape)
+    if isinstance(o, (np.generic,np.ndarray,Tensor)): return o.tolist() if math.prod(o.shape) < 99 else str(o.shape)
     if name := getattr(o, '__qualname__', None) or getattr(o, '__name__', None): return name
     attrs = {k: _describe(v, deep-1) for k,v in getattr(o, '__dict__', {}).items() if k[0] != '_'} if deep else {}
     return {type(o).__qualname__: attrs} if attrs else type(o).__qualname__
@@ -112,8 +108,8 @@ def _describe_dl(dl):
     pipes = [getattr(dl, k, None) for k in ('after_item','before_batch','after_batch')]
     tfms = [type(f).__name__ for o in pipes for f in getattr(o, 'fs', ())]
     said = {k: getattr(dl, k, None) for k in ('bs','batch_size','shuffle','drop_last','n')}
-    said.update(batches=len(dl), workers=getattr(getattr(dl, 'fake_l', dl), 'num_workers', None))
-    return dict(loader=type(dl).__name__, tfms=tfms, **{k: _describe(v) for k,v in said.items()})
+    workers = getattr(getattr(dl, 'fake_l', dl), 'num_workers', None)
+    return _describe(dict(said, loader=type(dl).__name__, tfms=tfms, batches=len(dl), workers=workers))
 
 # %% ../nbs/06e_checkpoint.ipynb #305d3d42
 def _part_cbs(learn):
@@ -178,11 +174,12 @@ class Checkpoint(FitCallback):
     kept,began,n_fits,last,ended_in = None,None,0,None,weakref.WeakKeyDictionary()
     def __init__(self,
         path:str|Path, # File of the first fit; that of the second gets `-2` after its name. Folders are made
-        every:int|None=None # Write also after each so many batches of training; None: only between the epochs
+        every:int|None=None, # Write also after each so many batches of training; None: only between the epochs
+        about:object=None # What else has to be the same when the fit goes on: text, numbers, nests of them
     ):
         if every is not None and not (isinstance(every, int) and every > 0): raise ValueError(
             f"every is a number of batches, 1 or more, or None, got {every!r}")
-        self.first,self.every,self.rows = Path(path),every,[]
+        self.first,self.every,self.about,self.rows = Path(path),every,_describe(about),[]
         if self.first.is_dir(): raise ValueError(f"path is a file, and {path} is a folder: name a file in it")
 
     @property
@@ -198,7 +195,7 @@ class Checkpoint(FitCallback):
         self.n_rank,self.n_ranks = rank_distrib(),torch.distributed.get_world_size() if _is_distrib() else 1
         # tensors are where they were, but not on the GPU of the process that wrote
         self.where = next(self.learn.model.parameters()).device if _is_distrib() else None
-        self.settings = json.loads(json.dumps(_describe_fit(self.learn, self.n_ranks)))
+        self.settings = dict(_describe_fit(self.learn, self.n_ranks), about=self.about)
         self.rows,self.kept,self.token,self.shared_rngs = [],None,uuid4().hex,_rngs_of_modules(self.learn)
         if self.file.exists(): self._open()
         else: self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -248,23 +245,21 @@ def _rngs_of_modules(learn):
 @patch
 def _check_learner(self:Checkpoint):
     "Refuse what can't be kept exactly"
-    all_of_them = self.learn.cbs.filter(risinstance(Checkpoint))
-    if len(all_of_them) > 1: raise ValueError(f"There are {len(all_of_them)} Checkpoints in this fit: leave one of "
-        f"{', '.join(str(o.first) for o in all_of_them)}")
-    for dl in self.learn.dls.loaders:
-        of_torch = isinstance(dl, torch.utils.data.DataLoader)
-        if of_torch and dl.persistent_workers: raise ValueError("A loader has persistent_workers=True, and nobody can "
-            "get at the random states of these: leave it out")
+    files = [str(o.first) for o in self.learn.cbs if isinstance(o, Checkpoint)]
+    if len(files) > 1: raise ValueError(f"There are {len(files)} Checkpoints in this fit: leave one of {files}")
+    of_torch = [o for o in self.learn.dls.loaders if isinstance(o, torch.utils.data.DataLoader)]
+    if any(o.persistent_workers for o in of_torch): raise ValueError("A loader has persistent_workers=True, and nobody "
+        "can get at the random states of these: leave it out")
     ref = self.ended_in.get(self.learn, {}).get(self.file.resolve())
-    if ref and ref() is not self: raise ValueError(f"This Learner has come to the end of {self.file} already. Several "
-        "fits need one Checkpoint for all of them; if it should go on from that end in another way, give another path")
+    is_other = ref and self.file.exists() and ref() is not self
+    if is_other: raise ValueError(f"This Learner has come to the end of {self.file} already. Several fits "
+        "need one Checkpoint for all of them; if it should go on from that end in another way, give another path")
 
 @patch
 def _open(self:Checkpoint):
     "Read the file, and refuse to go on with a fit that is not this one"
     kept = _read_file(self.file)
-    was,now = _flat(json.loads(kept['settings'])),_flat(self.settings)
-    # what is of a kind stands together, and the first that differs explains the others
+    was,now = (_flat(json.loads(o)) for o in (kept['settings'], json.dumps(self.settings)))
     for k in {**was, **now}:
         a,b = repr(was.get(k)),repr(now.get(k))
         if a != b: raise ValueError(f"{self.file} is of a fit of another kind: {k} was {a} and is {b}. Go on with what "
@@ -279,6 +274,16 @@ def _open(self:Checkpoint):
     for o in self.rows: self.learn.logger(L(o))
     self._load_opt(hypers=False)
     self.learn._with_events = partial(self._skip_epoch, self.learn)
+
+# %% ../nbs/06e_checkpoint.ipynb #2a1b3663
+@patch
+def remove(self:Checkpoint):
+    "Remove the files of all its fits"
+    self.n_fits,self.last = 0,None
+    while self.file.exists():
+        self.file.unlink()
+        self.n_fits += 1
+    self.n_fits = 0
 
 # %% ../nbs/06e_checkpoint.ipynb #243049ea
 @patch
@@ -328,18 +333,16 @@ def _set_rng_states(self:Checkpoint, states):
 @patch
 def _parts(self:Checkpoint):
     "All that has a state of its own"
-    learn = self.learn
-    losses = [m for o in learn.cbs.filter(risinstance(Recorder)) for m in (o.loss, o.smooth_loss)]
-    res = [*_part_cbs(learn), *learn.metrics, *losses]
+    learn,recs = self.learn,self.learn.cbs.filter(risinstance(Recorder))
+    res = [*_part_cbs(learn), *learn.metrics, *recs.attrgot('loss'), *recs.attrgot('smooth_loss')]
     return res + ([learn.scaler] if vars(learn).get('scaler') else [])
 
 @patch
 def _of_process(self:Checkpoint, batch):
     "What each process has of its own"
     learn = {k: v for k,v in vars(self.learn).items() if k in ('train_iter','pct_train','smooth_loss','final_record')}
-    rngs,began = _pack(self._rng_states()),_pack(self.began) if batch else None
-    parts = [_state_of(o) for o in self._parts()]
-    return dict(time=time.time(), rngs=rngs, began=began, learn=_pack(learn), parts=parts, n_trained=self.n_trained)
+    res = dict(rngs=_pack(self._rng_states()), began=_pack(self.began) if batch else None, learn=_pack(learn))
+    return dict(res, parts=[_state_of(o) for o in self._parts()], n_trained=self.n_trained, time=time.time())
 
 @patch
 def _of_all(self:Checkpoint):
@@ -398,7 +401,6 @@ def _load_net(self:Checkpoint):
         p.requires_grad_(trained)
         p.grad = None if g is None else torch.zeros_like(p) if isinstance(g, int) else _unpack(g).to(p.device)
 
-# %% ../nbs/06e_checkpoint.ipynb #4e641c15
 @patch
 def _restore(self:Checkpoint):
     "Make everything what it was at the place"

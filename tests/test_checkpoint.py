@@ -369,6 +369,16 @@ def test_no_trace_of_an_interrupt_in_what_is_passed_by(begun, tmp_path, for_good
     for o in (learn, new := learner()): o.lr_find(num_it=4, show_plot=False, suggest_funcs=None)
     assert len(learn.recorder.losses) == len(new.recorder.losses) and 'one_batch' not in vars(learn)
 
+def test_what_it_is_about_and_its_removal(tmp_path):
+    learn,ck = learner(),Checkpoint(tmp_path/'a.pth', about=dict(data='May', n=[1], t=tensor([2., 3.])))
+    with learn.no_logging():
+        for n in (1,2): learn.fit(n, cbs=ck)
+        with refused('about.data was .May. and is .June.'):
+            learner().fit(1, cbs=Checkpoint(tmp_path/'a.pth', about=dict(data='June', n=[1], t=[2., 3.])))
+        Checkpoint(tmp_path/'a.pth').remove()
+        assert list(tmp_path.iterdir()) == []
+        learn.fit(1, cbs=Checkpoint(tmp_path/'a.pth'))
+
 def test_files_that_do_not_belong_together(tmp_path):
     run = Tuned()
     run(learner(), tmp_path/'a.pth')

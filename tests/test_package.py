@@ -58,7 +58,8 @@ uses = dict(twin='', core='twin', averaging='core', loaders='core twin', data='c
     summary='twin core operators macs receptive', augment='core', erase='augment', callbacks='twin core augment')
 uses |= dict(record='callbacks', precision='', resize='core summary callbacks', checkpoint='twin core callbacks')
 uses |= dict(sched='', schedule='callbacks sched')
-uses |= dict(anneal='schedule', tta='averaging core', members='averaging core', ensemble='averaging core members')
+uses |= dict(anneal='schedule', tta='averaging core', members='averaging core')
+uses |= dict(ensemble='averaging core members checkpoint')
 uses |= dict(all=None, settings='models', fashion='all settings', cli='settings fashion', __main__='cli')
 
 def test_modules_import_what_the_table_allows():
