@@ -22,6 +22,7 @@ from .speed import *
 from .record import *
 from .resize import *
 from .weights import *
+from .checkpoint import *
 from .sched import *
 from .schedule import *
 from .anneal import *

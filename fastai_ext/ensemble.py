@@ -19,6 +19,7 @@ from fastai.vision.all import *
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from .averaging import mean_outputs
 from .callbacks import FitCallback
+from .checkpoint import Checkpoint
 from .core import kept_rng, leaves_of, provably_same, undisturbed, whole_file
 from .members import *
 from .schedule import BatchScheduler
@@ -168,19 +169,23 @@ def _fit_or_load(make_learner, fit, path, name, seed, retrain):
         funcs = dict(make_learner=make_learner, fit=fit)
         told = {f'{k} of {nm}': v for nm,f in funcs.items() for k,v in _told(f).items()}
         told = json.loads(json.dumps(told)) # as it will be read
+        part = Checkpoint(file.with_suffix('.ckpt'), about=told)
         if file.is_file() and not retrain:
             _check_trained(file, beside, told, learn, seed)
             load_model(file, learn.model, None, with_opt=False, device=learn.dls.device)
             print(f'{file.name} was trained before and is loaded; retrain=True trains it anew')
+            part.remove() # a kill may have left it
         else:
+            if retrain: part.remove()
             for dl in learn.dls.loaders: dl.rng = random.Random(seed)
             set_seed(seed)
-            fit(learn)
+            with learn.added_cbs(part): fit(learn)
             file.parent.mkdir(parents=True, exist_ok=True)
             # first, so that old weights and what is told of the new ones are never together
             file.unlink(missing_ok=True)
             with whole_file(beside) as p: p.write_text(json.dumps(told))
             with whole_file(file) as p: save_model(p, learn.model, None, with_opt=False)
+            part.remove()
     return learn
 
 def _check_trained(file, beside, told, learn, seed):

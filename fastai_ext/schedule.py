@@ -228,6 +228,27 @@ def _keep_place(self:_TorchScheduler):
     kept = {k:getattr(self, k) for k in ('made_by','made','due','done','seen')}
     store[_key]['scheds'].append({**kept, 'state':_state(self.scheduler)})
 
+# %% ../nbs/07_schedule.ipynb #e7994038
+@patch
+def state_dict(self:_TorchScheduler)->dict: # Of types that `load_model` admits
+    "Where the schedule is"
+    state = _state(self.scheduler)
+    # at the start of an epoch it can be made anew and take the steps again
+    if self.scheduler and state is None and self.done < self.due: raise ValueError(f"{self.made_by[1]} says nothing of "
+        "its state that can be kept, so no fit can go on with it within an epoch: leave `every` of Checkpoint out")
+    own = {k:v for k,v in vars(self).items() if _loadable(v)}
+    return dict(own=own, state=state, now=self.stand_in.read() if self.scheduler else None)
+
+@patch
+def load_state_dict(self:_TorchScheduler,
+    state:dict # What `state_dict` gave
+):
+    "Go on where the schedule was; the fit has begun"
+    vars(self).update(state['own'])
+    if self.scheduler is None or state['state'] is None: return
+    self.scheduler.load_state_dict(state['state'])
+    self.stand_in.write(state['now'])
+
 # %% ../nbs/07_schedule.ipynb #e52add17
 class BatchScheduler(_TorchScheduler):
     "Step a PyTorch scheduler after every step of the optimizer"

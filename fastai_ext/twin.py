@@ -6,9 +6,10 @@ Docs: https://fastai-ext.github.io/fastai_ext/twin.html.md"""
 
 # %% auto #0
 __all__ = ['TwinError', 'AbsentError', 'Absent', 'like_tensor', 'as_meta', 'as_copy', 'as_data', 'holds_state', 'Twins',
-           'kept_rng', 'data_of', 'read_batch']
+           'rng_state', 'kept_rng', 'rngs_in', 'data_of', 'read_batch']
 
 # %% ../nbs/00a_twin.ipynb #e6b4b62f
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from copy import copy, deepcopy
@@ -198,7 +199,7 @@ class Twins(pickle.Pickler):
         olds = [(v, copy(v)) for v in containers]
         caches = [(v, v.cache_info().currsize) for v in [*own, *others] if isinstance(v, _cached)]
         try:
-            with kept_rng(*_rngs_in(own)): yield
+            with kept_rng(*rngs_in(own)): yield
         finally:
             for v,old in olds: _clean(v, old)
             for v,n in caches:
@@ -295,23 +296,24 @@ def _otherwise(self:Twins, o, e):
     return None if isinstance(o, _Running) else _AsIs(Absent(f'{type(o).__name__} ({e})'))
 
 # %% ../nbs/00a_twin.ipynb #3891b1c6
-def _rng_reset(rng):
-    "A function that gives the generator `rng` its present state again"
+def rng_state(
+    rng:object # A generator of Python, NumPy or torch
+) -> tuple: # Its state, and the function that takes such a state
+    "The state of `rng`, and how to put it back"
     if isinstance(rng, np.random.Generator): rng = rng.bit_generator
-    if isinstance(rng, np.random.BitGenerator): return partial(setattr, rng, 'state', rng.state)
-    if isinstance(rng, random.Random): return partial(rng.setstate, rng.getstate())
-    return partial(rng.set_state, rng.get_state())
+    if isinstance(rng, np.random.BitGenerator): return rng.state,partial(setattr, rng, 'state')
+    return (rng.getstate(), rng.setstate) if isinstance(rng, random.Random) else (rng.get_state(), rng.set_state)
 
 @contextmanager
 def kept_rng(
     *rngs:object # Further generators to put back: of Python, NumPy or torch
 ):
     "Put the Python, NumPy and torch random states back at the end, CUDA's too"
-    states,resets = get_random_states(),L(rngs).map(_rng_reset)
+    states,own = get_random_states(),L(rngs).map(rng_state)
     try: yield
     finally:
         set_random_states(**states)
-        for reset in resets: reset()
+        for state,reset in own: reset(state)
 
 # %% ../nbs/00a_twin.ipynb #f723cc83
 _rngs = random.Random,np.random.Generator,np.random.RandomState,torch.Generator
@@ -335,16 +337,20 @@ _without_rngs = (str,int,float,type(None),Tensor,np.ndarray,nn.Module,Learner,pd
 # remembered by type: thousands of objects are asked, of a few types
 _opaque = functools.lru_cache(None)(lambda t: issubclass(t, _without_rngs))
 
-def _rngs_in(values, most=20_000):
+def rngs_in(
+    values:Sequence, # Anything
+    most:int=20_000 # Number of objects to look at
+) -> list: # Of Python's, NumPy's and PyTorch's; those that lie deeper come later
     "Random generators in `values` and in what these hold, models and data aside"
-    todo,met = [o for o in values if not _opaque(type(o))],set()
+    todo,met,res = deque(o for o in values if not _opaque(type(o))),set(),[]
     # what is reachable may be everything in the process, so the search has an end
     while todo and len(met) < most:
-        o = todo.pop()
+        o = todo.popleft()
         if id(o) in met or _opaque(type(o)): continue
         met.add(id(o))
-        if isinstance(o, _rngs): yield o
+        if isinstance(o, _rngs): res.append(o)
         else: todo += _inside(o)
+    return res
 
 # %% ../nbs/00a_twin.ipynb #41036f6a
 def _without_data(o):
@@ -369,19 +375,20 @@ def _clean(o, old):
 def around(self:Twins):
     "The values of variables of the classes and modules that were met: of one's own, and of installed packages"
     classes = {c for t in self.types for c in t.__mro__}
-    names = self.modules | {c.__module__ for c in classes}
+    # in an order that is the same in the next process
+    names = sorted(map(str, self.modules | {c.__module__ for c in classes}))
     modules = {n: m for n in names if (m := sys.modules.get(n))}
     own = {n: m for n,m in modules.items() if not _is_installed(m)}
     skip = 'torch.','fastai.','fastcore.'
     others = [m for n,m in modules.items() if n not in own and '.' in n and not n.startswith(skip)]
-    mine = [*own.values(), *(c for c in classes if c.__module__ in own)]
+    mine = [*own.values(), *(c for c in sorted(classes, key=repr) if c.__module__ in own)]
     return tuple([v for o in os for v in _values(o)] for os in (mine, others))
 
 # %% ../nbs/00a_twin.ipynb #a17be8e8
 @patch
 def rngs(self:Twins)->list: # Of Python's, NumPy's and PyTorch's
     "Random generators that twins have in common with their originals"
-    return list(_rngs_in(self.around[0]))
+    return rngs_in(self.around[0])
 
 # %% ../nbs/00a_twin.ipynb #7ed631f6
 def _is_collection(o):

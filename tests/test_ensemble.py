@@ -214,6 +214,42 @@ def test_resumed_members_are_those_of_an_uninterrupted_run(tmp_path, tfm):
     assert not torch.equal(whole[0].model[0].weight, whole[1].model[0].weight)
     with pytest.raises(ValueError, match='n=0'): fit_ensemble(make, 0, small_fit)
 
+class Halt(Callback):
+    "Interrupts in the batch `at` of all that are trained"
+    at,n = None,0
+    def before_batch(self):
+        Halt.n += self.training
+        if Halt.n == Halt.at: raise KeyboardInterrupt
+
+def tune(learn, lr=1e-2):
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(2, lr)
+
+def groups(m): return [params(m[0]), params(m[1:])]
+
+@pytest.mark.parametrize('at', [1, 5, 9])
+def test_a_member_goes_on_in_the_middle(tmp_path, monkeypatch, at):
+    "In any of its fits, which have one epoch and two of three batches each; the files of that go when it is trained"
+    dls = make_dls()
+    def make(): return Learner(dls, net(4), path=tmp_path, splitter=groups, cbs=Halt).remove_cb(ProgressCallback)
+    monkeypatch.setattr(Halt, 'n', 0)
+    whole = fit_ensemble(make, 2, tune, path=tmp_path/'a')
+    assert Halt.n == 18
+    monkeypatch.setattr(Halt, 'at', 27+at)
+    with pytest.raises(KeyboardInterrupt): fit_ensemble(make, 2, tune, path=tmp_path/'b')
+    assert (tmp_path/'b'/'member_seed1.ckpt').is_file() and not (tmp_path/'b'/'member_seed1.pth').exists()
+    other = shutil.copytree(tmp_path/'b', tmp_path/'c')
+    (other/'member_seed0.json').unlink() # what is told of a trained member would differ too
+    run = partial(fit_ensemble, make, 2, partial(tune, lr=.1), path=other)
+    with refused('member_seed1.ckpt is of a fit of another kind: .*lr'): run()
+    monkeypatch.setattr(Halt, 'n', 0)
+    resumed = fit_ensemble(make, 2, tune, path=tmp_path/'b')
+    assert Halt.n == 9 - (at-1)//3*3
+    for o in zip(whole, resumed):
+        a,b = (m.model.state_dict().values() for m in o)
+        assert all(map(torch.equal, a, b))
+    names = [f'member_seed{i}.{o}' for i in (0,1) for o in ('json','pth')]
+    assert sorted(o.name for o in (tmp_path/'b').iterdir()) == names
+
 def test_what_was_trained_before_is_said_or_trained_anew(tmp_path, capsys):
     dls = make_dls()
     def make(): return alike(1, dls, tmp_path)[0]

@@ -58,9 +58,9 @@ uses = dict(twin='', core='twin', averaging='core', loaders='core twin', data='c
     models='core layers', operators='', macs='twin core operators', receptive='operators macs',
     summary='twin core operators macs receptive', augment='core', erase='augment', mix='twin core augment')
 uses |= dict(callbacks='twin core augment', record='callbacks', precision='', resize='core summary callbacks', sched='')
-uses |= dict(weights='core callbacks', speed='twin core loaders callbacks precision', schedule='callbacks sched')
-uses |= dict(anneal='schedule', tta='averaging core', members='averaging core')
-uses |= dict(ensemble='averaging core members callbacks schedule weights')
+uses |= dict(weights='core callbacks', checkpoint='twin core callbacks', schedule='callbacks sched', anneal='schedule')
+uses |= dict(speed='twin core loaders callbacks precision', tta='averaging core', members='averaging core')
+uses |= dict(ensemble='averaging core members callbacks schedule weights checkpoint')
 uses |= dict(all=None, settings='models', fashion='all settings', cli='settings fashion', __main__='cli')
 
 def test_modules_import_what_the_table_allows():
