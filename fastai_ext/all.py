@@ -4,6 +4,7 @@ Written by hand: a module that nbdev exports has an `__all__`, here an empty one
 from fastai.vision.all import *
 from .core import *
 from .averaging import *
+from .rng import *
 from .twin import *
 from .loaders import *
 from .data import *

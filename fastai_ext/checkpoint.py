@@ -14,7 +14,8 @@ import contextlib, inspect, io, time, weakref
 from fastai.vision.all import *
 from .callbacks import FitCallback
 from .core import plain_tensor, whole_file
-from .twin import TwinError, Twins, data_of, rng_state, rngs_in
+from .rng import rng_state, rngs_in
+from .twin import TwinError, Twins, data_of
 
 # %% ../nbs/06e_checkpoint.ipynb #58a10846
 _tag,_scalar_types = '<type>',(bool,int,float,str,bytes,type(None))

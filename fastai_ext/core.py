@@ -15,7 +15,8 @@ from importlib.metadata import version
 import contextlib, inspect, platform, re, types
 import plum
 from fastai.basics import *
-from .twin import TwinError, Twins, data_of, kept_rng
+from .rng import kept_rng
+from .twin import TwinError, Twins, data_of
 
 # %% ../nbs/00_core.ipynb #31a0bdc5
 def _snapshot(o):

@@ -14,7 +14,7 @@ from operator import itemgetter
 import pickle, random, traceback
 from fastai.vision.all import *
 from .core import leaves_of, plain_tensor
-from .twin import kept_rng
+from .rng import kept_rng
 
 # %% ../nbs/01a_loaders.ipynb #33d7ba74
 class InMemoryDL(TfmdDL):

@@ -6,16 +6,15 @@ Docs: https://fastai-ext.github.io/fastai_ext/twin.html.md"""
 
 # %% auto #0
 __all__ = ['TwinError', 'AbsentError', 'Absent', 'like_tensor', 'as_meta', 'as_copy', 'as_data', 'holds_state', 'Twins',
-           'rng_state', 'kept_rng', 'rngs_in', 'data_of', 'read_batch']
+           'data_of', 'read_batch']
 
 # %% ../nbs/00a_twin.ipynb #e6b4b62f
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from copy import copy, deepcopy
-import contextlib, copyreg, functools, io, pickle, sys, sysconfig, threading, types, weakref
+import contextlib, copyreg, functools, io, pickle, sys, threading, types, weakref
 from fastai.basics import *
-from fastai.torch_core import get_random_states, set_random_states
+from .rng import is_installed, kept_rng, rngs_in, variables_of
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 import PIL.Image
@@ -295,63 +294,6 @@ def _otherwise(self:Twins, o, e):
     # running workers are their loader's own; its twin starts others
     return None if isinstance(o, _Running) else _AsIs(Absent(f'{type(o).__name__} ({e})'))
 
-# %% ../nbs/00a_twin.ipynb #3891b1c6
-def rng_state(
-    rng:object # A generator of Python, NumPy or torch
-) -> tuple: # Its state, and the function that takes such a state
-    "The state of `rng`, and how to put it back"
-    if isinstance(rng, np.random.Generator): rng = rng.bit_generator
-    if isinstance(rng, np.random.BitGenerator): return rng.state,partial(setattr, rng, 'state')
-    return (rng.getstate(), rng.setstate) if isinstance(rng, random.Random) else (rng.get_state(), rng.set_state)
-
-@contextmanager
-def kept_rng(
-    *rngs:object # Further generators to put back: of Python, NumPy or torch
-):
-    "Put the Python, NumPy and torch random states back at the end, CUDA's too"
-    states,own = get_random_states(),L(rngs).map(rng_state)
-    try: yield
-    finally:
-        set_random_states(**states)
-        for state,reset in own: reset(state)
-
-# %% ../nbs/00a_twin.ipynb #f723cc83
-_rngs = random.Random,np.random.Generator,np.random.RandomState,torch.Generator
-_installed = tuple(sysconfig.get_paths()[o] for o in ('purelib', 'platlib', 'stdlib'))
-def _values(o): return [v for k,v in list(vars(o).items()) if not k.startswith('__')]
-
-def _is_installed(m):
-    "Is the module `m` of an installed package or of Python?"
-    return (getattr(m, '__file__', None) or '').startswith(_installed) or m.__name__ in sys.builtin_module_names
-
-def _inside(o):
-    "What is looked through for generators in `o`"
-    if isinstance(o, types.ModuleType): return [] if _is_installed(o) else _values(o)
-    if not isinstance(o, (list,tuple,dict)): return getattr(o, '__dict__', {}).values()
-    if len(o) >= Twins.many: return []
-    return o.values() if isinstance(o, dict) else o
-
-# %% ../nbs/00a_twin.ipynb #56880ae2
-_without_rngs = (str,int,float,type(None),Tensor,np.ndarray,nn.Module,Learner,pd.DataFrame,type,types.FunctionType,
-    types.BuiltinFunctionType)
-# remembered by type: thousands of objects are asked, of a few types
-_opaque = functools.lru_cache(None)(lambda t: issubclass(t, _without_rngs))
-
-def rngs_in(
-    values:Sequence, # Anything
-    most:int=20_000 # Number of objects to look at
-) -> list: # Of Python's, NumPy's and PyTorch's; those that lie deeper come later
-    "Random generators in `values` and in what these hold, models and data aside"
-    todo,met,res = deque(o for o in values if not _opaque(type(o))),set(),[]
-    # what is reachable may be everything in the process, so the search has an end
-    while todo and len(met) < most:
-        o = todo.popleft()
-        if id(o) in met or _opaque(type(o)): continue
-        met.add(id(o))
-        if isinstance(o, _rngs): res.append(o)
-        else: todo += _inside(o)
-    return res
-
 # %% ../nbs/00a_twin.ipynb #41036f6a
 def _without_data(o):
     "Is there a tensor without data in `o`?"
@@ -378,11 +320,11 @@ def around(self:Twins):
     # in an order that is the same in the next process
     names = sorted(map(str, self.modules | {c.__module__ for c in classes}))
     modules = {n: m for n in names if (m := sys.modules.get(n))}
-    own = {n: m for n,m in modules.items() if not _is_installed(m)}
+    own = {n: m for n,m in modules.items() if not is_installed(m)}
     skip = 'torch.','fastai.','fastcore.'
     others = [m for n,m in modules.items() if n not in own and '.' in n and not n.startswith(skip)]
     mine = [*own.values(), *(c for c in sorted(classes, key=repr) if c.__module__ in own)]
-    return tuple([v for o in os for v in _values(o)] for os in (mine, others))
+    return tuple([v for o in os for v in variables_of(o)] for os in (mine, others))
 
 # %% ../nbs/00a_twin.ipynb #a17be8e8
 @patch

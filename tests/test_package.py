@@ -54,11 +54,11 @@ def test_import_is_light(imported):
     assert imported['new'] == ['fastai_ext']
 
 # Which modules a module may import; each only those above it, so there is no circle
-uses = dict(twin='', core='twin', averaging='core', loaders='core twin', data='core loaders', layers='core',
-    models='core layers', operators='', macs='twin core operators', receptive='operators macs',
+uses = dict(rng='', twin='rng', core='rng twin', averaging='core', loaders='core rng', data='core loaders',
+    layers='core', models='core layers', operators='', macs='twin core operators', receptive='operators macs',
     summary='twin core operators macs receptive', augment='core', erase='augment', mix='twin core augment')
 uses |= dict(callbacks='twin core augment', record='callbacks', precision='', resize='core summary callbacks', sched='')
-uses |= dict(weights='core callbacks', checkpoint='twin core callbacks', schedule='callbacks sched', anneal='schedule')
+uses |= dict(weights='core callbacks', checkpoint='rng twin core callbacks', schedule='callbacks sched', anneal='schedule')
 uses |= dict(speed='twin core loaders callbacks precision', tta='averaging core', members='averaging core')
 uses |= dict(ensemble='averaging core members callbacks schedule weights checkpoint')
 uses |= dict(all=None, settings='models', fashion='all settings', cli='settings fashion', __main__='cli')
