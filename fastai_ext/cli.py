@@ -36,13 +36,14 @@ def _add_fashion(add):
     _arg('seeds', 'one member is trained with each', type=int, nargs='+', metavar='N')
     p.add_argument('--out', default='runs/fashion', metavar='FOLDER', help='where results go')
     p.add_argument('--resume', action='store_true', help='go on with the run in the folder')
+    p.add_argument('--export', action='store_true', help='leave an exported learner too, learner.pkl')
 
 # %% ../nbs/11_cli.ipynb #1d0f7e6a
 def _add_predict(add):
     p = add('predict', help='classify image files')
     p.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
     p.add_argument('--learner', default='runs/fashion', metavar='FOLDER',
-        help='a run, or an exported learner; it is a pickle: only what you trust')
+        help='a run; or an exported learner, a pickle, which may run any code: only what you trust')
     p.add_argument('--invert', action='store_true',
         help='for dark things on white: the training images are light on black')
     p.add_argument('--tta', action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
@@ -64,9 +65,9 @@ def _predict(images, learner, invert, tta=None):
     for f,probs in zip(images, predict_images(learner, images, invert, tta)):
         print(f'{f}: ' + ', '.join(f'{k} {p:.1%}' for k,p in list(probs.items())[:3]))
 
-def _fashion(out, resume, **given):
+def _fashion(out, resume, export, **given):
     from fastai_ext.fashion import fashion_job, mean_sd
-    try: res = fashion_job(out, resume, **given)
+    try: res = fashion_job(out, resume, export, **given)
     except KeyboardInterrupt:
         if not os.path.isfile(f'{out}/run.json'): raise
         print(f'\nInterrupted. What is finished is in {out}; go on with: fastai-ext fashion --resume --out '
@@ -76,7 +77,7 @@ def _fashion(out, resume, **given):
     plain,tta = (mean_sd([o[k] for o in accs]) for k in ('test','test_tta'))
     both = res['ensemble']['test_tta']
     print(f'Test accuracy: {plain} plain, {tta} with flip TTA, {both:.4f} ensembled with flip TTA\n'
-        f'Results, report, pictures and the exported learner are in {out}')
+        f'Results, report, pictures and the model are in {out}')
 
 @contextmanager
 def _plain_output():

@@ -158,7 +158,9 @@ def fit_ensemble(
 ) -> L: # The trained learners
     "Train `n` members from different seeds; each is saved as it finishes, and loaded if it was trained before"
     if n < 1: raise ValueError(f"n={n}: an ensemble needs at least one member")
-    return L(_fit_or_load(make_learner, fit, path, name, seed+i, retrain) for i in progress_bar(range(n)))
+    seeds = range(seed, seed+n)
+    # a bar that isn't displayed prints its first character
+    return L(_fit_or_load(make_learner, fit, path, name, o, retrain) for o in (progress_bar(seeds) if n > 1 else seeds))
 
 def _fit_or_load(make_learner, fit, path, name, seed, retrain):
     with kept_rng():
@@ -190,7 +192,7 @@ def _fit_or_load(make_learner, fit, path, name, seed, retrain):
 
 def _check_trained(file, beside, told, learn, seed):
     "Raise a ValueError if the member in `file` is of another net, or was trained in another way"
-    otherwise = "Pass `retrain=True`, or another `path` or `name`"
+    otherwise = "Remove it, or pass `retrain=True`, or another `path` or `name`"
     try: check_weights(read_weights(file), learn.model, seed)
     except Exception as e: raise ValueError(f"{file} is of another net, or damaged: {e}. {otherwise}") from e
     try: was = json.loads(beside.read_text()) if beside.is_file() else told

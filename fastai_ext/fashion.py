@@ -11,8 +11,9 @@ __all__ = ['fashion_job', 'fashion_learner', 'mean_sd', 'predict_images']
 from .all import *
 from .settings import check_settings, fashion_defaults, plain_settings
 from filelock import FileLock, Timeout
-from pickle import UnpicklingError
 from PIL import Image, ImageOps
+from safetensors import SafetensorError
+from safetensors.torch import save_model as save_safetensors
 from statistics import mean, stdev
 import timm
 
@@ -20,9 +21,10 @@ import timm
 def fashion_job(
     out:str|Path='runs/fashion', # Folder for what the job leaves: made if it isn't there
     resume:bool=False, # Go on with the run in `out`? Settings that are not given are then those of that run
+    export:bool=False, # Leave an exported learner too, `learner.pkl`?
     **given # `model`, `data`, `epochs`, `bs`, `lr` (1cycle's highest), `seeds` (a member each); else `fashion_defaults`
 )->dict: # What `results.json` holds
-    "Train a member a seed, judge each and their ensemble; results, report, pictures and exported learner go to `out`"
+    "Train a member a seed, judge each and their ensemble; results, report, pictures and weights go to `out`"
     out = Path(out)
     s = AttrDict(_open_run(out, resume, plain_settings(given)))
     data = fashion_mnist(s.data)
@@ -39,11 +41,11 @@ def fashion_job(
         with FileLock(out/'members'/'.lock', timeout=0):
             if not resume: _open_run(out, False, {}) # another process may have been faster
             _write_json(out/'run.json', dict(s, found=found))
-            return _run(out, s, data, dls, learn, summary)
+            return _run(out, s, data, dls, learn, summary, export)
     except Timeout: raise ValueError(f'Another process is at work in {out}: wait, or name another by --out') from None
 
 # %% ../nbs/10_fashion.ipynb #1d71a911
-def _run(out, s, data, dls, learn, summary):
+def _run(out, s, data, dls, learn, summary, export):
     print(f'{data}\n{summary}')
     # light on black, as the model sees it; fastai shows grey images the other way round
     learn.show_train_batch(max_n=24, nrows=3, ncols=8, figsize=(14,6), cmap='gray')
@@ -51,12 +53,12 @@ def _run(out, s, data, dls, learn, summary):
     learns,histories = [],{}
     try:
         for seed in s.seeds:
-            set_seed(seed)
-            learns.append(fashion_learner(dls, s.model))
-            histories[f'seed {seed}'] = _fit_member(learns[-1], seed, s.epochs, s.lr, out/'members')
-    except ValueError:
+            learn,histories[f'seed {seed}'] = _member(dls, s, seed, out/'members')
+            learns.append(learn)
+    except _DivergedError:
         # with other settings another run can begin in the same place
-        if not _any_finished(out/'members'): L(out/'run.json', out/'batch.png').map(Path.unlink, missing_ok=True)
+        begun = out/'run.json',out/'batch.png',*(out/'members').glob('*.ckpt')
+        if not _any_finished(out/'members'): L(begun).map(Path.unlink, missing_ok=True)
         raise
     print('Judging: plain and with flip TTA')
     parts = {1:'valid', 2:'test'}
@@ -70,15 +72,16 @@ def _run(out, s, data, dls, learn, summary):
     results = dict(settings=dict(s), data=str(data), n_test=len(data.test_y), members=members, ensemble=together,
         tta=tta, headline=together['test_tta' if tta else 'test'], params=summary.total_params, macs=summary.total_macs,
         seconds=sum(h['seconds'] for h in histories.values()), summary=str(summary), environment=environment())
-    return _keep(out, final, histories, results)
+    return _keep(out, final, histories, results, export)
 
-def _keep(out, final, histories, results):
-    "Write pictures, learner, report and last the results"
+def _keep(out, final, histories, results, export):
+    "Write pictures, weights, report and last the results"
     _plot_history(histories, out/'losses.png')
     _plot_schedule(first(histories.values()), out/'schedule.png')
     _plot_errors(final, 2, out, results['tta'])
+    _save_whole(out/'model.safetensors', lambda p: save_safetensors(final.model, p))
     final.path,final.predict_with_tta = out,results['tta']
-    _save_whole(out/'learner.pkl', lambda p: final.export(p.name))
+    if export: _save_whole(out/'learner.pkl', lambda p: final.export(p.name))
     with whole_file(out/'report.md') as p: p.write_text(_report(results), encoding='utf-8')
     _write_json(out/'results.json', results)
     return results
@@ -98,7 +101,7 @@ def _save_whole(path, save):
     "`save(path)`, whole or not at all; a full disk is an OSError, whatever torch makes of it"
     try:
         with whole_file(path) as p: save(p)
-    except RuntimeError as e: raise OSError(f'{path} can\'t be written: {e}') from e
+    except (RuntimeError, SafetensorError) as e: raise OSError(f'{path} can\'t be written: {e}') from e
 
 # %% ../nbs/10_fashion.ipynb #53305d26
 def _open_run(out, resume, given):
@@ -129,59 +132,41 @@ def fashion_learner(
     splitter = dict(splitter=mini_split) if isinstance(net, MiniNet) else {}
     return Learner(dls, net, **{**dict(metrics=accuracy, cbs=[ChannelsLast(), AutoPrecision()]), **splitter, **kwargs})
 
-def _any_finished(folder): return any(folder.glob('member_*.json'))
-
-class _Checkpoints(Callback):
-    "Seed each epoch, keep the history, save the training after each epoch"
-    order = Recorder.order + 5
-    def __init__(self, file, seed, history): store_attr()
-
-    def before_train(self):
-        self.start = time.time()
-        set_seed(10_000*self.seed + self.epoch)
-        self.dls.train.rng = random.Random(random.random())
-
-    def after_batch(self):
-        if not self.training: return
-        if not torch.isfinite(self.loss):
-            where = ', in another folder' if _any_finished(self.file.parent) else ''
-            raise ValueError(f'The loss became {self.loss.item()} in epoch {self.epoch+1} of the member with seed '
-                f'{self.seed}: begin again with a lower learning rate{where}')
-        h = self.opt.hypers[-1]
-        now = dict(loss=self.smooth_loss, lr=h['lr'], mom=h['mom'])
-        for k,v in now.items(): self.history[k].append(float(v))
-
-    def after_validate(self):
-        old,new = self.history.get('weights'),f'{self.file.name}-{self.epoch+1}.pth'
-        _save_whole(self.file.with_name(new), lambda p: save_model(p, self.model, self.opt))
-        self.history['epochs'].append([float(o) for o in self.recorder.log[1:]])
-        self.history['weights'] = new
-        self.history['seconds'] += time.time() - self.start
-        _write_json(self.file.with_suffix('.json'), self.history)
-        if old: self.file.with_name(old).unlink()
-
 # %% ../nbs/10_fashion.ipynb #3253b730
-def _fit_member(learn, seed, epochs, lr, folder):
-    "Train a member, or go on with it, or load it if it is trained; returns its history"
-    path = folder/f'member_{seed}'
-    file = path.with_suffix('.json')
-    history = dict(loss=[], lr=[], mom=[], epochs=[], seconds=0.)
-    if file.is_file():
-        was = _read_json(file)
-        k = first(k for k,v in dict(history, weights='').items() if not isinstance(was.get(k), type(v)))
-        if k: raise ValueError(f'{file} is damaged, {k} is not what was written: remove it, to train that member anew')
-        history = was
-    done = len(history['epochs'])
-    if done:
-        learn.create_opt()
-        weights = folder/history['weights']
-        try: load_model(weights, learn.model, learn.opt)
-        except (OSError, EOFError, RuntimeError, UnpicklingError) as e:
-            raise ValueError(f'{weights} is damaged ({e}): remove {file}, to train that member anew') from e
-    if done >= epochs: return history
-    print(f'Member with seed {seed}: ' + (f'going on after epoch {done} of {epochs}' if done else f'{epochs} epochs'))
-    learn.fit_one_cycle(epochs, lr, cbs=_Checkpoints(path, seed, history), start_epoch=done)
-    return history
+def _any_finished(folder): return any(folder.glob('member_seed*.pth'))
+
+class _DivergedError(ValueError): pass
+
+class _MemberWatch(Callback):
+    "Time the training of a member, and end it when the loss is no number"
+    order,seconds = Checkpoint.order+1,0. # an epoch's time begins when a checkpoint has been read
+    def __init__(self, seed, folder): store_attr()
+    def before_train(self): self.start = time.time()
+    def after_batch(self):
+        if not self.training or torch.isfinite(self.loss): return
+        where = ', in another folder' if _any_finished(self.folder) else ''
+        raise _DivergedError(f'The loss became {self.loss.item()} in epoch {self.epoch+1} of the member with seed '
+            f'{self.seed}: begin again with a lower learning rate{where}')
+    def after_epoch(self): self.seconds += time.time() - self.start
+
+# %% ../nbs/10_fashion.ipynb #a2ef4a2a
+def _member(dls, s, seed, folder):
+    "A trained member, and its history: losses, rates and momenta by batch, rows by epoch, and seconds"
+    file,epochs,lr = folder/f'history_{seed}.json',s.epochs,s.lr
+    def _fit(learn):
+        print(f'Member with seed {seed}: {epochs} epochs')
+        watch = _MemberWatch(seed, folder)
+        learn.fit_one_cycle(epochs, lr, cbs=watch)
+        rec = learn.recorder
+        _write_json(file, dict(loss=[float(o) for o in rec.losses], lr=rec.hps['lr'], mom=rec.hps['mom'],
+            epochs=[[float(v) for v in o] for o in rec.values], seconds=watch.seconds))
+    learn, = fit_ensemble(partial(fashion_learner, dls, s.model), 1, _fit, folder, seed=seed)
+    history = _read_json(file) if file.is_file() else {}
+    kinds = dict(loss=list, lr=list, mom=list, epochs=list, seconds=float)
+    k = first(k for k,t in kinds.items() if not isinstance(history.get(k), t))
+    if k: raise ValueError(f'{file} is damaged, {k} is not what was written: '
+        f'remove {folder}/member_seed{seed}.pth, to train that member anew')
+    return learn,history
 
 # %% ../nbs/10_fashion.ipynb #07c29c74
 def _judge(learn, parts):
@@ -245,7 +230,7 @@ def _report(r):
     p,n,s,tta = r['headline'],r['n_test'],r['settings'],r['tta']
     env = ', '.join(f'{k} {v}' for k,v in r['environment'].items() if v is not None)
     lines = [f'# {s["model"]} on Fashion-MNIST', f'{r["data"]}.', _table(r),
-        f'The exported learner predicts{_how[tta][1:]}, since TTA was {"" if tta else "not "}better on the validation '
+        f'`fastai-ext predict` predicts{_how[tta][1:]}, since TTA was {"" if tta else "not "}better on the validation '
         f'images, and reaches {p:.4f} on the test images; the pictures of errors are of these predictions. '
         f'One standard error of such an accuracy on {n:,} images is {math.sqrt(p*(1-p)/n):.4f}.',
         f'{s["epochs"]} epochs each, batch size {s["bs"]}, learning rate {s["lr"]}; {r["params"]:,} parameters, '
@@ -255,29 +240,54 @@ def _report(r):
     return '\n\n'.join(lines) + '\n'
 
 # %% ../nbs/10_fashion.ipynb #3339330d
+def _load_run(folder):
+    "The model of the finished run in `folder`, in a learner without data"
+    told,file = folder/'results.json',folder/'model.safetensors'
+    if not told.is_file(): raise FileNotFoundError(f'No finished run in {folder}: `fastai-ext fashion` makes one')
+    res = _read_json(told)
+    try:
+        s,tta = plain_settings(res['settings']),bool(res['tta'])
+        check_settings(**s)
+    except (KeyError, TypeError, ValueError) as e: raise ValueError(f'{told} is damaged ({e})') from e
+    x,y = np.zeros((20,28,28), dtype=np.uint8),np.arange(20)%10
+    dls = fashion_mnist_dls(FashionMNIST(x, y, x, y, where='nowhere'), valid_pct=.5)
+    learns = [fashion_learner(dls, s['model']) for _ in s['seeds']]
+    learn = ensemble(learns) if len(learns) > 1 else learns[0]
+    try: learn.model.load_state_dict(read_weights(file))
+    except (OSError, RuntimeError, SafetensorError) as e: raise ValueError(f'{file} is damaged, or not of the model '
+        f'that {told} tells of: {e}') from e
+    learn.predict_with_tta = tta
+    return learn
+
+def _load_exported(fname):
+    if not fname.is_file(): raise FileNotFoundError(f'No run and no exported learner {fname}: `fastai-ext fashion` '
+        'makes a run, and with `--export` a learner')
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='load_learner')
+        try: return load_learner(fname)
+        except Exception as e: raise ValueError(f'{fname} is no exported learner that can be loaded here: {e}') from e
+
+# %% ../nbs/10_fashion.ipynb #56d5b1a7
 def predict_images(
-    learner:str|Path, # Exported learner, or folder with a `learner.pkl`: a pickle runs any code, so load what you trust
+    learner:str|Path, # Folder of a run; or an exported learner, a pickle, which runs any code: load what you trust
     images:list, # Paths of image files of any size; they are made grey, square by a black margin, and 28×28
     invert:bool=False, # Exchange black and white? Training images are light on black; a photo on white paper needs it
     tta:bool|None=None # Average each image with its mirror? None: if that was better on the run's validation images
 )->list: # For each image a dict from class name to probability, the most probable first
     "Classify image files; errors say which file can't be read"
-    fname = Path(learner)/'learner.pkl' if Path(learner).is_dir() else Path(learner)
-    if not fname.is_file(): raise FileNotFoundError(f'No exported learner {fname}: `fastai-ext fashion` makes one')
+    path = Path(learner)
+    learn = _load_run(path) if path.is_dir() else _load_exported(path)
     imgs = [_open_image(o, invert) for o in images]
     bright = [f for f,img in zip(images, imgs) if _border(img) > 127]
     if bright:
         more = f' and {len(bright)-1} more' if len(bright) > 1 else ''
         warn(f'{bright[0]}{more} look dark on bright, and the training images are light on black: '
             f'compare with invert={not invert}')
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='load_learner')
-        try: learn = load_learner(fname)
-        except Exception as e: raise ValueError(f'{fname} is no exported learner that can be loaded here: {e}') from e
     predict = learn.tta_flip if ifnone(tta, getattr(learn, 'predict_with_tta', False)) else learn.get_preds
     with learn.no_bar(): probs,_ = predict(dl=learn.dls.test_dl(imgs, num_workers=0))
     return [{learn.dls.vocab[i]: p[i].item() for i in p.argsort(descending=True).tolist()} for p in probs]
 
+# %% ../nbs/10_fashion.ipynb #8dd9dcb0
 def _border(img):
     "Mean of the outermost pixels, from 0 to 255"
     a = np.asarray(img)

@@ -226,7 +226,8 @@ class _Trial:
 def _take_turns(trials, rounds, end, display):
     "Measure all `trials` in each of `rounds`, until about `end`"
     jobs = list(itertools.product(rounds, trials))
-    for i,(r,t) in enumerate(progress_bar(jobs, leave=False, display=display)):
+    # a bar that isn't displayed prints its first character
+    for i,(r,t) in enumerate(progress_bar(jobs, leave=False) if display else jobs):
         left = end-time.perf_counter()
         t.do(r, left, left/(len(jobs)-i))
 

@@ -8,7 +8,7 @@ from fastai_ext.cli import run_cli
 from fastai_ext.fashion import *
 
 
-files = {'results.json', 'report.md', 'run.json', 'learner.pkl', 'batch.png', 'losses.png', 'schedule.png',
+files = {'results.json', 'report.md', 'run.json', 'model.safetensors', 'batch.png', 'losses.png', 'schedule.png',
     'confusion_matrix.png', 'top_losses.png'}
 quick = dict(model='mini_convnet', epochs=2, bs=50, seeds=[1,2])
 
@@ -41,14 +41,15 @@ def copied(run, undrawn, tmp_path):
     "A copy of the finished run, which others may look at, and what the job returned"
     return shutil.copytree(run[0], tmp_path/'copy'),run[1]
 
-def weights(out): return [torch.load(o, weights_only=False)['model'] for o in sorted((out/'members').glob('*.pth'))]
+def weights(out): return [torch.load(o, weights_only=True) for o in sorted((out/'members').glob('*.pth'))]
 def same(a, b): return len(a) == len(b) > 0 and all(torch.equal(x[k], y[k]) for x,y in zip(a, b) for k in x)
 
 def test_job_leaves_everything_whole(run):
     out,res = run
     assert {o.name for o in out.iterdir()} == files|{'members'}
     assert json.loads((out/'results.json').read_text()) == json.loads(json.dumps(res))
-    members = {'member_1.json', 'member_1-2.pth', 'member_2.json', 'member_2-2.pth'}
+    kinds = 'history_{}.json','member_seed{}.json','member_seed{}.pth'
+    members = {k.format(i) for k in kinds for i in (1,2)}
     assert {o.name for o in (out/'members').iterdir()} - {'.lock'} == members
     for o in out.glob('*.png'): Image.open(o).verify()
     report = (out/'report.md').read_text()
@@ -56,41 +57,70 @@ def test_job_leaves_everything_whole(run):
         for v in m['accuracy'].values(): assert f'{v:.4f}' in report
     assert 'Conv2d' in report and all((out/o).is_file() for o in re.findall(r'!\[\]\((.+?)\)', report))
 
-def test_results_are_those_of_the_exported_learner(run, folder):
-    out,res = run
+def test_results_are_those_of_the_exported_learner(copied, folder):
+    "Which a finished run can be asked for too"
+    out,res = copied
+    fashion_job(out, resume=True, export=True)
     learn = load_learner(out/'learner.pkl')
     d = fashion_mnist(folder)
     dl = learn.dls.test_dl([PILImageBW.create(o) for o in d.test_x], num_workers=0)
     with learn.no_bar(): probs,_ = learn.get_preds(dl=dl)
     assert (probs.argmax(1).numpy() == d.test_y).mean() == pytest.approx(res['ensemble']['test'], abs=1e-6)
 
+def test_predictions_from_files_are_those_of_the_job(run, folder, tmp_path):
+    d = fashion_mnist(folder)
+    names = [tmp_path/f'{i}.png' for i in range(len(d.test_x))]
+    for x,f in zip(d.test_x, names): Image.fromarray(x).save(f)
+    for tta in (False,True):
+        got = [fashion_vocab.index(first(o)) for o in predict_images(run[0], names, tta=tta)]
+        want = run[1]['ensemble']['test_tta' if tta else 'test']
+        assert np.mean(got == d.test_y) == pytest.approx(want, abs=1e-6)
+
+@pytest.mark.parametrize('name', ['model.safetensors', 'results.json'])
+def test_predict_runs_nothing_of_the_folder(copied, tmp_path, name):
+    out,mark = copied[0],tmp_path/'mark'
+    class Evil:
+        def __reduce__(self): return Path.touch,(mark,)
+    content = pickle.dumps(Evil())
+    (out/name).write_bytes(content)
+    (out/'learner.pkl').write_bytes(content)
+    Image.fromarray(fashion_mnist('embedded').test_x[0]).save(tmp_path/'a.png')
+    with pytest.raises(ValueError, match=f'{name} is damaged'): predict_images(out, [tmp_path/'a.png'])
+    assert not mark.exists()
+
+@pytest.mark.parametrize('settings', [dict(model='hf_hub:timm/resnet18'), dict(seeds=[]), dict(model=None), dict(x=1)])
+def test_predict_with_edited_results(copied, tmp_path, settings):
+    f = copied[0]/'results.json'
+    res = json.loads(f.read_text())
+    res['settings'].update(settings)
+    f.write_text(json.dumps(res))
+    with pytest.raises(ValueError, match='results.json is damaged'): predict_images(copied[0], [])
+
 def test_history_has_every_batch(run):
     out,_ = run
-    h = json.loads((out/'members'/'member_1.json').read_text())
+    h = json.loads((out/'members'/'history_1.json').read_text())
     assert [len(h[k]) for k in ('loss', 'lr', 'mom', 'epochs')] == [6, 6, 6, 2]
     assert max(h['lr']) <= 1e-2 < 2*max(h['lr']) and h['seconds'] > 0
 
-class Stop(Callback):
-    "Interrupt in a batch, as Ctrl-C does"
-    def __init__(self, at): self.at = at
-    def after_pred(self):
-        if self.training and len(self.recorder.losses) == self.at: raise KeyboardInterrupt
-
 @pytest.mark.parametrize('at', [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_resumed_run_ends_with_the_same_weights(run, folder, tmp_path, monkeypatch, undrawn, at):
-    "Interrupted in the first epoch and in the second of a member"
-    make = mod.fashion_learner
-    monkeypatch.setattr(mod, 'fashion_learner', lambda *a, **k: make(*a, **k).add_cb(Stop(at)))
-    with pytest.raises(KeyboardInterrupt): fashion_job(tmp_path, data=folder, **quick)
+    "Interrupted in the first epoch and in the second of a member, as by Ctrl-C"
+    keep = Recorder.after_batch
+    def _stop(self):
+        if self.training and len(self.losses) == at: raise KeyboardInterrupt
+        keep(self)
+    with monkeypatch.context() as m:
+        m.setattr(Recorder, 'after_batch', _stop)
+        with pytest.raises(KeyboardInterrupt): fashion_job(tmp_path, data=folder, **quick)
     assert not (tmp_path/'results.json').exists() and not list(tmp_path.rglob('part-*'))
-    monkeypatch.setattr(mod, 'fashion_learner', make)
     res = fashion_job(tmp_path, resume=True)
     assert same(weights(tmp_path), weights(run[0])) and res['ensemble'] == run[1]['ensemble']
-    assert len(json.loads((tmp_path/'members'/'member_1.json').read_text())['loss']) == 6
+    a,b = (json.loads((o/'members'/'history_1.json').read_text()) for o in (tmp_path, run[0]))
+    assert len(a['loss']) == 6 and a['seconds'] > 0 and {**a, 'seconds': 0} == {**b, 'seconds': 0}
 
 def test_one_seed_exports_that_member(folder, undrawn, tmp_path):
     res = fashion_job(tmp_path, data=folder, **{**quick, 'seeds': [1], 'epochs': 1})
-    assert res['ensemble'] == res['members']['1']['accuracy'] and (tmp_path/'learner.pkl').is_file()
+    assert res['ensemble'] == res['members']['1']['accuracy'] and not (tmp_path/'learner.pkl').exists()
 
 def test_resuming_a_finished_run_trains_nothing(copied, capsys):
     out,res = copied
@@ -138,8 +168,8 @@ def test_model_that_cannot_take_small_images(capsys, tmp_path):
         'vit_tiny_patch16_224')
     assert not (tmp_path/'out').exists()
 
-def test_predict(capsys, run, tmp_path):
-    out,_ = run
+def test_predict(capsys, copied, tmp_path):
+    out,_ = copied
     d = fashion_mnist('embedded')
     for i,(size,mode) in enumerate([((28,28), 'L'), ((100,60), 'RGB')]):
         Image.fromarray(d.test_x[i]).resize(size).convert(mode).save(tmp_path/f'{i}.png')
@@ -148,11 +178,13 @@ def test_predict(capsys, run, tmp_path):
     run_cli(['predict', *names, '--learner', str(out)])
     lines = capsys.readouterr().out.splitlines()
     assert [o.split(':')[0] for o in lines[-3:]] == names and all('%' in o for o in lines[-3:])
+    fashion_job(out, resume=True, export=True)
     learn = load_learner(out/'learner.pkl')
     with learn.no_bar(): name,_,probs = learn.predict(d.test_x[0])
-    got = predict_images(out/'learner.pkl', names[:1])[0]
+    got = predict_images(out/'learner.pkl', names[:1], tta=False)[0]
+    assert predict_images(out, names[:1], tta=False)[0] == pytest.approx(got, abs=1e-5)
     assert first(got) == name and [got[o] for o in learn.dls.vocab] == pytest.approx(probs.tolist(), abs=1e-5)
-    assert predict_images(out, names[2:], invert=True)[0] == pytest.approx(got, abs=1e-5)
+    assert predict_images(out, names[2:], invert=True, tta=False)[0] == pytest.approx(got, abs=1e-5)
 
 @pytest.mark.slow
 def test_training_that_diverges_is_an_error_whose_advice_can_be_followed(capsys, tmp_path, folder, undrawn):
@@ -169,12 +201,12 @@ def test_advice_where_a_member_is_finished(capsys, tmp_path, folder, monkeypatch
     make = mod.fashion_learner
     def _diverging(*args, **kwargs):
         learn = make(*args, **kwargs)
-        if (tmp_path/'members'/'member_1.json').exists(): learn.model.stem.conv.weight.data.fill_(math.nan)
+        if (tmp_path/'members'/'member_seed1.pth').exists(): learn.model.stem.conv.weight.data.fill_(math.nan)
         return learn
     monkeypatch.setattr(mod, 'fashion_learner', _diverging)
     with pytest.raises(ValueError, match='seed 2: begin again with a lower learning rate, in another folder'):
         fashion_job(tmp_path, data=folder, **quick)
-    assert (tmp_path/'run.json').is_file() and (tmp_path/'members'/'member_1.json').is_file()
+    assert (tmp_path/'run.json').is_file() and (tmp_path/'members'/'member_seed1.pth').is_file()
 
 @pytest.mark.parametrize('given,match', [(dict(epochs=1.5), 'epochs=1.5'), (dict(seeds=[1.5]), '1.5 is no whole'),
     (dict(model=None), 'model=None')])
@@ -196,10 +228,10 @@ def test_other_data_than_the_run_was_begun_with(capsys, run):
     (out/'run.json').write_text(was)
 
 def test_damaged_weights(capsys, run):
-    f = run[0]/'members'/'member_1-2.pth'
+    f = run[0]/'members'/'member_seed1.pth'
     was = f.read_bytes()
     f.write_bytes(was[:1000])
-    check_error(capsys, ['fashion', '--out', str(run[0]), '--resume'], 'member_1-2.pth', 'damaged', 'member_1.json')
+    check_error(capsys, ['fashion', '--out', str(run[0]), '--resume'], 'member_seed1.pth', 'damaged', 'Remove it')
     f.write_bytes(was)
 
 def test_folder_with_other_files(capsys, tmp_path):
@@ -263,7 +295,7 @@ def test_ctrl_c_leaves_what_is_finished_and_says_how_to_resume(tmp_path, folder)
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
     try:
         start = time.time()
-        while p.poll() is None and time.time()-start < 120 and not list(out.glob('members/*.json')): time.sleep(0.2)
+        while p.poll() is None and time.time()-start < 120 and not list(out.glob('members/*.ckpt')): time.sleep(0.2)
         p.send_signal(signal.SIGINT)
         err = p.communicate(timeout=60)[1]
     finally: p.kill()
@@ -276,12 +308,12 @@ def test_edited_settings(capsys, tmp_path, text):
     (tmp_path/'run.json').write_text(text)
     check_error(capsys, ['fashion', '--out', str(tmp_path), '--resume'], 'run.json is damaged')
 
-@pytest.mark.parametrize('change', [dict(epochs=None), dict(loss='x'), dict(weights=3)])
+@pytest.mark.parametrize('change', [dict(epochs=None), dict(loss='x'), dict(seconds='x')])
 def test_edited_history(capsys, run, change):
-    f = run[0]/'members'/'member_1.json'
+    f = run[0]/'members'/'history_1.json'
     was = f.read_text()
     f.write_text(json.dumps({**json.loads(was), **change}))
-    try: check_error(capsys, ['fashion', '--out', str(run[0]), '--resume'], 'member_1.json is damaged', first(change))
+    try: check_error(capsys, ['fashion', '--out', str(run[0]), '--resume'], 'history_1.json is damaged', first(change))
     finally: f.write_text(was)
 
 def test_two_processes_on_one_folder(capsys, copied):
