@@ -18,27 +18,26 @@ from fastai.vision.all import *
 from fastai_ext.all import *
 from common import Runs, fashion_parts, image_dls, mean_sd
 
-def learner(parts):
-    dls = image_dls(parts['train'], parts['valid'], 64, 500, [RandFlip(), RandPadCrop(1)])
+def learner(dls):
     res = Learner(dls, mini_convnet(), loss_func=CrossEntropyLossFlat(), metrics=accuracy)
     res.remove_cb(ProgressCallback)
     res.logger = noop
     return res
 
-def one_cycle(parts, epochs, *cbs):
-    learn = learner(parts)
+def one_cycle(dls, epochs, *cbs):
+    learn = learner(dls)
     learn.fit_one_cycle(epochs, .01, cbs=[SkipValid(), *cbs])
     return learn
 
-def at_one_rate(parts, epochs):
-    learn = learner(parts)
+def at_one_rate(dls, epochs):
+    learn = learner(dls)
     learn.fit(epochs, .003, cbs=WeightAverage(half_life=.5))
     return learn
 
-def halves(parts, epochs): return ensemble([one_cycle(parts, epochs//2) for _ in range(2)])
-def snapshots(parts, epochs, n): return ensemble(fit_snapshots(learner(parts), n, epochs//n, .01, cbs=SkipValid()))
+def halves(dls, epochs): return ensemble([one_cycle(dls, epochs//2) for _ in range(2)])
+def snapshots(dls, epochs, n): return ensemble(fit_snapshots(learner(dls), n, epochs//n, .01, cbs=SkipValid()))
 
-def averaged(parts, epochs): return one_cycle(parts, epochs, WeightAverage(equal=True, start=.75))
+def averaged(dls, epochs): return one_cycle(dls, epochs, WeightAverage(equal=True, start=.75))
 
 names = 'one long','two halves','snapshots, 2','snapshots, 4','averaged, equal','averaged, one rate'
 trainings = one_cycle,halves,partial(snapshots, n=2),partial(snapshots, n=4),averaged,at_one_rate
@@ -46,7 +45,8 @@ ways = dict(zip(names, trainings))
 
 def train(parts, epochs, way, seed):
     set_seed(seed)
-    learn = ways[way](parts, epochs)
+    dls = image_dls(parts['train'], parts['valid'], 64, 500, [RandFlip(), RandPadCrop(1)])
+    learn = ways[way](dls, epochs)
     learn.remove_cb(ProgressCallback)
     return {k: accuracy(*f()).item() for k,f in dict(plain=learn.get_preds, tta=learn.tta_flip).items()}
 

@@ -124,7 +124,7 @@ def _open_run(out, resume, given):
 # %% ../nbs/10_fashion.ipynb #49b3569c
 def fashion_learner(
     dls:DataLoaders, # For 10 or any other number of classes, images with one channel
-    model:str='mini_resnet_fast', # A name that `timm.create_model` knows
+    model:str='mini_resnet', # A name that `timm.create_model` knows
     **kwargs # As in `Learner`; in place of the metric, the callbacks and the splitter that it gets here
 )->Learner: # With accuracy as its metric; parameter groups are those of `mini_split` for the models of the ladder
     "A learner for small grey images, untrained; channels last in memory and `AutoPrecision`, which are fastest"

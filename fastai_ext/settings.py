@@ -12,7 +12,7 @@ from pathlib import Path
 import difflib, math
 
 # %% ../nbs/09a_settings.ipynb #8beb141a
-fashion_defaults = dict(model='mini_resnet_fast', data='embedded', epochs=6, bs=64, lr=1e-2, seeds=[42, 43])
+fashion_defaults = dict(model='mini_resnet', data='embedded', epochs=6, bs=64, lr=1e-2, seeds=[42, 43])
 
 # %% ../nbs/09a_settings.ipynb #434008a4
 def check_settings(

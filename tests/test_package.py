@@ -57,9 +57,10 @@ def test_import_is_light(imported):
 uses = dict(rng='', twin='rng', core='rng twin', averaging='core', loaders='core rng', data='core loaders',
     layers='core', models='core layers', operators='', macs='twin core operators', receptive='operators macs',
     summary='twin core operators macs receptive', augment='core', erase='augment', mix='twin core augment')
-uses |= dict(callbacks='twin core augment', record='callbacks', precision='', resize='core summary callbacks', sched='')
-uses |= dict(weights='core callbacks', checkpoint='rng twin core callbacks', schedule='callbacks sched')
-uses |= dict(anneal='schedule', speed='twin core loaders callbacks precision', tta='averaging core', members='averaging core')
+uses |= dict(callbacks='twin core augment', record='callbacks', precision='', resize='core summary callbacks')
+uses |= dict(sched='', schedule='callbacks sched', anneal='schedule', weights='core callbacks')
+uses |= dict(checkpoint='rng twin core callbacks', speed='twin core loaders callbacks precision')
+uses |= dict(tta='averaging core', members='averaging core')
 uses |= dict(ensemble='averaging core members callbacks schedule weights checkpoint')
 uses |= dict(all=None, settings='models', fashion='all settings', cli='settings fashion', __main__='cli')
 
