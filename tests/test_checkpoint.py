@@ -10,10 +10,13 @@ from fastai_ext.anneal import GradAnneal
 from fastai_ext.callbacks import AlternateFlip, FitCallback, SkipValid
 from fastai_ext.checkpoint import *
 from fastai_ext.loaders import *
+from fastai_ext.mix import RandCutMix, RandMixUp
 from fastai_ext.precision import AutoPrecision
 from fastai_ext.record import Record
 from fastai_ext.resize import ProgressiveResize
 from fastai_ext.schedule import *
+from fastai_ext.speed import SpeedReport
+from fastai_ext.weights import WeightAverage
 
 class Noise(RandTransform):
     "An item transform that draws from three generators of the process and from one of its own"
@@ -220,10 +223,13 @@ callbacks = dict(mixup=MixUp, cutmix=CutMix, clip=GradientClip, flip=AlternateFl
 callbacks.update(average=Average, own=Own, accumulation=lambda: GradientAccumulation(10))
 callbacks['resize'] = lambda: ProgressiveResize(initial=4, begin=.2, finish=.9, step=1)
 callbacks['skip'] = lambda: SkipValid(except_every=2)
+callbacks['weights'] = lambda: WeightAverage(half_life=.5)
+callbacks['weights_bn'] = lambda: WeightAverage(equal=True, start=.3, every=2, bn='epoch')
+callbacks.update(cut=RandCutMix, blend=RandMixUp)
 callbacks['bf16'] = lambda: AutoPrecision(torch.bfloat16)
 callbacks['fp16'] = lambda: AutoPrecision(torch.float16, init_scale=2.**30, growth_interval=4)
 
-@pytest.mark.parametrize('name', some(callbacks, ['accumulation','record','flip','average','own','fp16']))
+@pytest.mark.parametrize('name', some(callbacks, ['accumulation','record','flip','average','own','fp16','weights','cut']))
 def test_callbacks(tmp_path, name):
     made = []
     def _new():
@@ -232,6 +238,11 @@ def test_callbacks(tmp_path, name):
     check_kind(tmp_path, learner, cbs=[_new])
     if name == 'record': assert made[0].to_df().equals(made[-1].to_df()) and len(made[0].to_df()) == 10
     if name == 'average': assert made[0].count == made[-1].count == 10
+
+def test_looking_at_a_learner_that_keeps_its_fits_writes_nothing(tmp_path):
+    learn = learner(cbs=[Checkpoint(tmp_path/'a.pth', every=1)])
+    learn.show_train_batch(show=False)
+    assert isinstance(learn.speed_report(.3), SpeedReport) and list(tmp_path.iterdir()) == []
 
 optimizers = dict(lookahead=dict(opt_func=ranger), adamw=dict(opt_func=partial(OptimWrapper, opt=torch.optim.AdamW)))
 optimizers.update(sgd=dict(opt_func=partial(SGD, mom=.9)), wd=dict(wd=.1, train_bn=False))
