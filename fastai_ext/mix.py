@@ -187,7 +187,9 @@ def after_loss(self:RandMix):
     self.learn.loss_grad,self.learn.loss = loss,loss.clone()
 
 @patch
-def after_batch(self:RandMix): self.others = self.shares = None
+def after_batch(self:RandMix):
+    "Forget the partners"
+    self.others = self.shares = None
 
 # %% ../nbs/05b_mix.ipynb #cca34d84
 def _share_label(a, b, share):

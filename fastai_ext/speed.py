@@ -175,7 +175,9 @@ class SpeedReport:
         t = t.assign(bs=t.bs.map(lambda v: '' if pd.isna(v) else str(v)))
         return t.assign(**{k: t[k].map(lambda v: '' if pd.isna(v) else f.format(v)) for k,f in forms.items()})
     def __repr__(self): return f'{self._shown().to_string(index=False)}\n\n{self.advice}'
-    def _repr_html_(self): return f'{self._shown().to_html(index=False, border=0)}<p>{html.escape(self.advice)}</p>'
+    def _repr_html_(self):
+        advice = re.sub('`(.+?)`', r'<code>\1</code>', html.escape(self.advice))
+        return f'{self._shown().to_html(index=False, border=0)}<p>{advice}</p>'
     def plot(self,
         ax:plt.Axes=None # Axes to draw on; None: of a new figure
     ):

@@ -229,7 +229,8 @@ callbacks.update(cut=RandCutMix, blend=RandMixUp)
 callbacks['bf16'] = lambda: AutoPrecision(torch.bfloat16)
 callbacks['fp16'] = lambda: AutoPrecision(torch.float16, init_scale=2.**30, growth_interval=4)
 
-@pytest.mark.parametrize('name', some(callbacks, ['accumulation','record','flip','average','own','fp16','weights','cut']))
+quick_callbacks = 'accumulation record flip average own fp16 weights cut'.split()
+@pytest.mark.parametrize('name', some(callbacks, quick_callbacks))
 def test_callbacks(tmp_path, name):
     made = []
     def _new():
