@@ -17,7 +17,7 @@ from fastai_ext.augment import *
 from fastai_ext.erase import *
 from timm.data.random_erasing import RandomErasing as TimmErasing
 from torchvision.transforms import v2
-from common import figure, in_turn, versions, write
+from common import timed_calls, versions, write
 
 def train(t): return lambda x: t(x, split_idx=0)
 
@@ -94,15 +94,8 @@ def measure(shape, dev, runs):
     set_seed(0)
     x = TensorImage(torch.randn(shape, device=dev))
     x.clamp_(-2, 2)
-    fs,name = {**floors(x), **erasers(x, dev), **movers(x)},'x'.join(map(str, shape))
-    rows = [dict(shape=name, call=k, draws=fs[k][0], ms=figure([1e3*o for o in ts]))
-        for k,ts in in_turn({k: partial(f, x) for k,(_,f) in fs.items()}, runs).items()]
-    print(f"\n{name.replace('x', '×')} {x.dtype} on {dev}\n")
-    print('| call | draws for each | median ms | sd | × clone |\n|---|---|---:|---:|---:|')
-    for r in rows:
-        ms,r['times_clone'] = r['ms'],r['ms']['median']/rows[0]['ms']['median']
-        print(f"| {r['call']} | {r['draws']} | {ms['median']:.2f} | {ms['sd'] or 0:.2f} | {r['times_clone']:.2f} |")
-    return rows
+    fs = {**floors(x), **erasers(x, dev), **movers(x)}
+    return timed_calls(x, {k: (draws, partial(f, x)) for k,(draws,f) in fs.items()}, runs)
 
 @call_parse
 def main(

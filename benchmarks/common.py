@@ -59,6 +59,18 @@ def in_new_process(f, *args):
     "What `f(*args)` returns in a process of its own"
     with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool: return pool.submit(f, *args).result()
 
+def timed_calls(x, fs, runs, warm=1):
+    "A row for each of the calls `fs`, name: (draws, function), on the batch `x`, and a table; the first is the measure"
+    name = 'x'.join(map(str, x.shape))
+    rows = [dict(shape=name, call=k, draws=fs[k][0], ms=figure([1e3*o for o in ts]))
+        for k,ts in in_turn({k: f for k,(_,f) in fs.items()}, runs, warm).items()]
+    print(f"\n{name.replace('x', '×')} {x.dtype} on {x.device}\n")
+    print('| call | draws for each | median ms | sd | × clone |\n|---|---|---:|---:|---:|')
+    for r in rows:
+        ms,r['times_clone'] = r['ms'],r['ms']['median']/rows[0]['ms']['median']
+        print(f"| {r['call']} | {r['draws']} | {ms['median']:.2f} | {ms['sd'] or 0:.2f} | {r['times_clone']:.2f} |")
+    return rows
+
 # Results
 
 def versions(*names):

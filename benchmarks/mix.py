@@ -16,7 +16,7 @@ from fastai.vision.all import *
 from fastai_ext.mix import *
 from timm.data.mixup import Mixup
 from torchvision.transforms import v2
-from common import figure, in_turn, versions, write
+from common import timed_calls, versions, write
 
 def callback(cb, x, y, clone=False):
     "A function that gives `cb` the batch `x`, `y`"
@@ -78,15 +78,7 @@ def measure(shape, dev, runs):
     "A row for each call, and a table"
     set_seed(0)
     x,y = TensorImage(torch.randn(shape, device=dev)),TensorCategory(torch.randint(10, shape[:1], device=dev))
-    fs,name = cases(x, y),'x'.join(map(str, shape))
-    rows = [dict(shape=name, call=k, draws=fs[k][0], ms=figure([1e3*o for o in ts]))
-        for k,ts in in_turn({k: f for k,(_,f) in fs.items()}, runs, warm=2).items()]
-    print(f"\n{name.replace('x', '×')} {x.dtype} on {dev}\n")
-    print('| call | draws for each | median ms | sd | × clone |\n|---|---|---:|---:|---:|')
-    for r in rows:
-        ms,r['times_clone'] = r['ms'],r['ms']['median']/rows[0]['ms']['median']
-        print(f"| {r['call']} | {r['draws']} | {ms['median']:.2f} | {ms['sd'] or 0:.2f} | {r['times_clone']:.2f} |")
-    return rows
+    return timed_calls(x, cases(x, y), runs, warm=2)
 
 @call_parse
 def main(
