@@ -40,7 +40,7 @@ _rngs = random.Random,np.random.Generator,np.random.RandomState,torch.Generator
 _installed = tuple(sysconfig.get_paths()[o] for o in ('purelib', 'platlib', 'stdlib'))
 def is_installed(
     m:types.ModuleType # A module
-) -> bool:
+) -> bool: # False for one's own code
     "Is `m` of an installed package, or of Python?"
     return (getattr(m, '__file__', None) or '').startswith(_installed) or m.__name__ in sys.builtin_module_names
 

@@ -7,6 +7,7 @@ from torch.optim import lr_scheduler as S
 from fastai_ext.anneal import GradAnneal
 from fastai_ext.augment import *
 from fastai_ext.callbacks import *
+from fastai_ext.checkpoint import Checkpoint
 from fastai_ext.erase import *
 from fastai_ext.mix import *
 from fastai_ext.record import *
@@ -25,6 +26,7 @@ made_of = {BatchTransform: doubled, BatchScheduler: partial(S.OneCycleLR, max_lr
 plain = AlternateFlip, SkipValid, Record, CapturePreds, LayerStats, GradAnneal, FlipTTA
 plain += ProgressiveResize, AutoPrecision, WeightAverage, RandCutMix, RandMixUp
 callbacks = {o.__name__: o for o in plain} | {o.__name__: partial(o, arg) for o,arg in made_of.items()}
+callbacks['Checkpoint'] = lambda: Checkpoint(Path(tempfile.mkdtemp())/'fit.pth')
 transforms = dict(RandErase=RandErase, RandCopy=RandCopy, RandPadCrop=partial(RandPadCrop, 1), RandFlip=RandFlip)
 every = {**callbacks, **transforms}
 
@@ -90,7 +92,8 @@ class Stop(Callback):
     def after_step(self):
         if self.training and self.train_iter==self.at: raise KeyboardInterrupt
 
-@pytest.mark.parametrize('name', every)
+# a Checkpoint goes on with the same callbacks only: tests/test_checkpoint.py
+@pytest.mark.parametrize('name', [o for o in every if o != 'Checkpoint'])
 def test_interrupted(name):
     "In an epoch: what is recorded can be had, and the next fit runs with the hyper-parameters that it is given"
     learn = learner(name)
