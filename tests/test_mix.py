@@ -12,6 +12,9 @@ from fastai_ext.precision import AutoPrecision
 from helpers import differences, fingerprint, process_state
 
 both = pytest.mark.parametrize('cls', [RandCutMix, RandMixUp])
+# both at once goes through all that each goes through
+alone = [pytest.param([o], marks=pytest.mark.slow, id=o.__name__) for o in (RandMixUp, RandCutMix)]
+mixing = pytest.mark.parametrize('mixers', [*alone, pytest.param([RandCutMix, RandMixUp], id='both')])
 
 def rand(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 def ints(n, *shape): return torch.randint(n, shape, generator=torch.Generator().manual_seed(1))
@@ -97,7 +100,7 @@ def by_hand(loss, pred, yb, others, shares, weights):
     return top if how=='sum' else top/below
 
 @pytest.mark.parametrize('name', losses)
-@pytest.mark.parametrize('mixers', [[RandMixUp], [RandCutMix], [RandCutMix, RandMixUp]], ids=['up', 'cut', 'both'])
+@mixing
 def test_loss_is_that_of_the_items(name, mixers):
     "Masks are pasted by CutMix: there its loss has nothing to mix"
     loss,model,y,*weights = losses[name]
@@ -601,7 +604,7 @@ def test_masks_are_shown_as_they_are_pasted():
         assert len(same)==4 and (all(same) if isinstance(mixer, RandCutMix) else not all(same))
 
 @pytest.mark.parametrize('name', ['ce', 'bce', 'segmentation', 'dice_sum'])
-@pytest.mark.parametrize('mixers', [[RandMixUp], [RandCutMix], [RandCutMix, RandMixUp]], ids=['up', 'cut', 'both'])
+@mixing
 def test_no_value_is_asked_for_between_the_first_batch_and_the_last(mixers, name, monkeypatch):
     "Tensors without data would raise an error; a GPU would be waited for"
     loss,_,y,*_ = losses[name]

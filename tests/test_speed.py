@@ -79,6 +79,7 @@ def slow_learner(**kwargs):
     net[1].conv = nn.Conv2d(3, 4, 3)
     return learner(net, **kwargs)
 
+@pytest.mark.slow
 def test_the_code_takes_off_what_is_slower(has_bf16):
     learn = slow_learner(cbs=[ChannelsLast()]).to_amp()
     r = report(learn, 2.)
@@ -110,6 +111,7 @@ def test_loss_is_compared_at_the_same_weights(has_bf16):
     assert want != 0 and got == pytest.approx(want, abs=1e-7)
     assert rows(r, setting='contiguous, float32', bs=16)['loss − float32'].item() == 0
 
+@pytest.mark.slow
 def test_it_says_what_holds_training_back():
     assert 'The model holds' in report(learner(Net(.02))).advice
     slow = learner(batch_tfms=Wait())

@@ -182,7 +182,7 @@ learners = dict(
     callbacks=lambda: tensors(cbs=[BatchTransform(lambda x: x+1), Record('lr', 'mom'), LayerStats(every=1),
         BatchScheduler(partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=.1))]))
 
-long = 'compiled_body','unet_trained','traced'
+long = 'compiled_body','unet_trained','traced','scripted_body'
 
 def test_there_are_forty(): assert len(learners) >= 40
 
