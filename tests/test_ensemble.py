@@ -570,21 +570,21 @@ class Stop(Callback):
 def test_a_training_that_stops_early_has_no_snapshots(learns):
     with refused('cancelled in cycle 1 of 2'): fit_snapshots(learns[0], 2, 1, cbs=Stop())
 
-class Interrupt(Callback):
+class PowerCut(Callback):
     "In the first batch of the second epoch, the first time"
     stop = True
     def before_batch(self):
-        if self.epoch == 1 and Interrupt.stop: raise KeyboardInterrupt
+        if self.epoch == 1 and PowerCut.stop: raise KeyboardInterrupt
 
 def test_snapshots_of_a_training_that_was_resumed(tmp_path):
     def _snapshots(name):
         set_seed(4)
         learn = Learner(make_dls(), net(4), path=tmp_path)
-        return fit_snapshots(learn.remove_cb(ProgressCallback), 2, 1, .05, cbs=[Interrupt(), Checkpoint(tmp_path/name)])
-    Interrupt.stop = False
+        return fit_snapshots(learn.remove_cb(ProgressCallback), 2, 1, .05, cbs=[PowerCut(), Checkpoint(tmp_path/name)])
+    PowerCut.stop = False
     want = _snapshots('a')
-    Interrupt.stop = True
+    PowerCut.stop = True
     with pytest.raises(KeyboardInterrupt): _snapshots('b')
-    Interrupt.stop = False
+    PowerCut.stop = False
     for a,b in zip(want, _snapshots('b'), strict=True):
         for p,q in zip(a.model.state_dict().values(), b.model.state_dict().values()): assert torch.equal(p, q)
