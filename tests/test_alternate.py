@@ -39,6 +39,7 @@ def sides(got, vertical=False):
     return res
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize('kwargs', [{}, dict(num_workers=2), dict(drop_last=False)], ids=str)
 @pytest.mark.parametrize('vertical', [False,True])
 def test_each_item_shows_all_of_its_sides(vertical, kwargs):
@@ -54,6 +55,7 @@ def test_each_item_shows_all_of_its_sides(vertical, kwargs):
     firsts = [o[min(o)] for o in got.values()]
     assert 25 < sum(k==0 for k in firsts)*n/2 < 75
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_sides_are_a_matter_of_index_epoch_and_seed():
     "Not of random states, shuffling, batch size; a training that goes on has those of one that was not interrupted"

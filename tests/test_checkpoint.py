@@ -18,6 +18,9 @@ from fastai_ext.schedule import *
 from fastai_ext.speed import SpeedReport
 from fastai_ext.weights import WeightAverage
 
+# what resumes is in the quick tests of the ensemble and of the main job too
+pytestmark = pytest.mark.slow
+
 class Noise(RandTransform):
     "An item transform that draws from three generators of the process and from one of its own"
     split_idx = 0
