@@ -13,7 +13,7 @@ from zipfile import BadZipFile, ZipFile
 import contextlib, inspect, io, time, weakref
 from fastai.vision.all import *
 from .callbacks import FitCallback
-from .core import plain_tensor, whole_file
+from .core import as_bytes, plain_tensor, save_whole
 from .rng import rng_state, rngs_in
 from .twin import TwinError, Twins, data_of
 
@@ -156,17 +156,6 @@ def _read_file(file):
         raise ValueError(f'{file} is no checkpoint, or damaged ({type(e).__name__}: {why}): {anew}') from e
     if isinstance(res, dict) and res.get('format') == _format and set(res) == _keys: return res
     raise ValueError(f'{file} is no checkpoint of this version of fastai_ext: {anew}')
-
-def _as_bytes(o):
-    torch.save(o, buf := io.BytesIO())
-    return buf.getvalue()
-
-def _write_file(file, o):
-    "Write a checkpoint, whole or not at all"
-    with whole_file(file) as p, p.open('wb') as f:
-        f.write(_as_bytes(o))
-        f.flush()
-        os.fsync(f.fileno())
 
 # %% ../nbs/06e_checkpoint.ipynb #2c1430f2
 class Checkpoint(FitCallback):
@@ -373,11 +362,11 @@ def _write(self:Checkpoint, batch=0, ended=False):
         "optimizer only numbers, text, tensors, arrays and nests of them can be") from e
     ranks = [mine]*self.n_ranks
     if _is_distrib():
-        torch.distributed.all_gather_object(ranks, _as_bytes(mine))
+        torch.distributed.all_gather_object(ranks, as_bytes(mine))
         ranks = [torch.load(io.BytesIO(o), weights_only=True) for o in ranks]
     if self.n_rank: return
     epoch = self.learn.n_epoch if ended else self.at_epoch
-    _write_file(self.file, dict(format=_format, settings=json.dumps(self.settings), token=self.token, after=self.last,
+    save_whole(self.file, dict(format=_format, settings=json.dumps(self.settings), token=self.token, after=self.last,
         ended=ended, epoch=epoch, batch=batch, shared=shared, ranks=ranks))
 
 # %% ../nbs/06e_checkpoint.ipynb #d6c2e055

@@ -16,7 +16,7 @@ from .settings import fashion_defaults
 
 # %% ../nbs/11_cli.ipynb #2b39a982
 _examples = """examples:
-  fastai-ext fashion                            the defaults, some two minutes on two cores
+  fastai-ext fashion                            the defaults, a minute and a half on two cores
   fastai-ext fashion --data full --epochs 20 --seeds 1 2 3 --out runs/full
   fastai-ext fashion --resume --out runs/full   after an interruption
   fastai-ext predict photo.jpg --invert --learner runs/full"""

@@ -6,13 +6,13 @@ Docs: https://fastai-ext.github.io/fastai_ext/core.html.md"""
 
 # %% auto #0
 __all__ = ['undisturbed', 'copy_hooks', 'provably_same', 'leaves_of', 'plain_tensor', 'is_plain_image', 'is_channels_last',
-           'whole_file', 'environment']
+           'whole_file', 'as_bytes', 'save_whole', 'environment']
 
 # %% ../nbs/00_core.ipynb #2196f584
 from contextlib import contextmanager
 from copy import copy
 from importlib.metadata import version
-import contextlib, inspect, platform, re, types
+import contextlib, inspect, io, platform, re, types
 import plum
 from fastai.basics import *
 from .rng import kept_rng
@@ -197,6 +197,24 @@ def whole_file(
         yield part
         part.replace(path)
     finally: part.unlink(missing_ok=True)
+
+# %% ../nbs/00_core.ipynb #078cc339
+def as_bytes(
+    o:object # What `torch.save` takes
+) -> bytes: # As the file would have
+    "What `torch.save` writes"
+    torch.save(o, buf := io.BytesIO())
+    return buf.getvalue()
+
+def save_whole(
+    file:str|Path, # File to write
+    o:object # What `torch.save` takes
+):
+    "`torch.save`, whole or not at all, and on the disk when it returns; an OSError if it can't be written"
+    with whole_file(file) as p, p.open('wb') as f:
+        f.write(as_bytes(o))
+        f.flush()
+        os.fsync(f.fileno())
 
 # %% ../nbs/00_core.ipynb #cb283321
 def _cpu():

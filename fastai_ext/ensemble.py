@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from .averaging import mean_outputs
 from .callbacks import FitCallback
 from .checkpoint import Checkpoint
-from .core import kept_rng, leaves_of, provably_same, undisturbed, whole_file
+from .core import kept_rng, leaves_of, provably_same, save_whole, undisturbed, whole_file
 from .members import *
 from .schedule import BatchScheduler
 from .weights import renew_bn
@@ -186,7 +186,7 @@ def _fit_or_load(make_learner, fit, path, name, seed, retrain):
             # first, so that old weights and what is told of the new ones are never together
             file.unlink(missing_ok=True)
             with whole_file(beside) as p: p.write_text(json.dumps(told))
-            with whole_file(file) as p: save_model(p, learn.model, None, with_opt=False)
+            save_whole(file, get_model(learn.model).state_dict())
             part.remove()
     return learn
 
@@ -329,6 +329,7 @@ def model_soup(
     members = [Member(o, i, a) for i,o in enumerate(learns)]
     facts = [m.check(True) for m in members]
     for i,o in enumerate(facts): check_same(o, facts[0], i)
+    check_same(Member(a, '`learn`').check(True), facts[0], '`learn`')
     def _state(m):
         with m.opened() as o: return get_model(o.model).state_dict()
     states,weights = list(map(_state, members)),member_weights(weights, len(members))

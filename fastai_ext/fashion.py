@@ -79,9 +79,9 @@ def _keep(out, final, histories, results, export):
     _plot_history(histories, out/'losses.png')
     _plot_schedule(first(histories.values()), out/'schedule.png')
     _plot_errors(final, 2, out, results['tta'])
-    _save_whole(out/'model.safetensors', lambda p: save_safetensors(final.model, p))
+    _save_by(out/'model.safetensors', lambda p: save_safetensors(final.model, p))
     final.path,final.predict_with_tta = out,results['tta']
-    if export: _save_whole(out/'learner.pkl', lambda p: final.export(p.name))
+    if export: _save_by(out/'learner.pkl', lambda p: final.export(p.name))
     with whole_file(out/'report.md') as p: p.write_text(_report(results), encoding='utf-8')
     _write_json(out/'results.json', results)
     return results
@@ -97,7 +97,7 @@ def _read_json(path):
     if isinstance(res, dict): return res
     raise ValueError(f'{path} is damaged, it holds no dict: begin again in another folder')
 
-def _save_whole(path, save):
+def _save_by(path, save):
     "`save(path)`, whole or not at all; a full disk is an OSError, whatever torch makes of it"
     try:
         with whole_file(path) as p: save(p)

@@ -94,8 +94,7 @@ class RandMix(Callback):
         xb:tuple, # The inputs, tensors
         yb:tuple # The targets
     ):
-        "Raise a ValueError if they can't be mixed"
-        raise NotImplementedError
+        "Raise a ValueError if they can't be mixed; all can, if a subclass doesn't say otherwise"
     def mixes(self,
         targ:Tensor # A target
     )->bool: # Else its loss is

@@ -1,7 +1,7 @@
 "Ensembles are the exact mean of their members, stay learners, and refuse what does not belong together"
 from fastai.vision.all import *
 from copy import deepcopy
-import contextlib, pytest, subprocess, sys, warnings, weakref
+import contextlib, pytest, resource, signal, subprocess, sys, warnings, weakref
 
 from safetensors.torch import save_model as save_safetensors
 from fastai_ext.core import undisturbed
@@ -270,17 +270,16 @@ def test_what_was_trained_before_is_said_or_trained_anew(tmp_path, capsys):
 @pytest.mark.parametrize('suffix', ['.json','.pth'])
 def test_interrupted_while_a_member_is_replaced(tmp_path, monkeypatch, suffix):
     "Old weights are never taken for what was trained in the new way, nor new ones for the old"
-    import fastai_ext.ensemble as module
-    dls,whole = make_dls(),module.whole_file
+    dls,move = make_dls(),Path.replace
     def make(): return alike(1, dls, tmp_path)[0]
     old,new = lambda learn: [small_fit(learn), 1],lambda learn: [small_fit(learn), small_fit(learn), 2]
     fit_ensemble(make, 1, old, path=tmp_path/'a')
-    def interrupted(path):
-        if path.suffix == suffix: raise KeyboardInterrupt
-        return whole(path)
-    monkeypatch.setattr(module, 'whole_file', interrupted)
-    with pytest.raises(KeyboardInterrupt): fit_ensemble(make, 1, new, path=tmp_path/'a', retrain=True)
-    monkeypatch.setattr(module, 'whole_file', whole)
+    def interrupted(part, target):
+        if Path(target).suffix == suffix: raise KeyboardInterrupt
+        return move(part, target)
+    with monkeypatch.context() as m:
+        m.setattr(Path, 'replace', interrupted)
+        with pytest.raises(KeyboardInterrupt): fit_ensemble(make, 1, new, path=tmp_path/'a', retrain=True)
     want = fit_ensemble(make, 1, new, path=tmp_path/'b')[0].model[0].weight
     assert torch.equal(fit_ensemble(make, 1, new, path=tmp_path/'a')[0].model[0].weight, want)
 
@@ -451,6 +450,24 @@ def test_one_member_is_not_a_list_of_letters(learns, tmp_path):
     for w in ([1,math.nan,1], [1,math.inf,1], [1e308,1e308,1e308]):
         with pytest.raises(ValueError, match='at least 0'): ensemble(learns, weights=w)
     assert len(ensemble_report(o for o in learns).to_df()) == 5
+
+def test_full_disk_is_an_error_of_the_system(tmp_path):
+    "A limit on the size of files stands for it; the weights are there whole or not at all"
+    dls,old = make_dls(),resource.getrlimit(resource.RLIMIT_FSIZE)
+    def _fit(learn):
+        small_fit(learn)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, old[1]))
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(OSError): fit_ensemble(lambda: Learner(dls, net(60)), 1, _fit, path=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not list(tmp_path.glob('*.pth')) and not list(tmp_path.glob('part-*'))
+
+def test_soup_for_a_learner_with_other_classes(learns, tmp_path):
+    other = Learner(make_dls(lambda i: 'abc'[i%3]), net(4), path=tmp_path)
+    with refused('`learn` has another vocab than member 0'): model_soup(alike(2, learns[0].dls, tmp_path), learn=other)
 
 def tied():
     "A net whose two layers share their weight"

@@ -28,7 +28,7 @@ def learner(net=None, n=40, bs=8, batch_tfms=None, **kwargs):
     dls = DataLoaders.from_arrays(x, y, x, y, bs=bs, batch_tfms=batch_tfms, device='cpu')
     return Learner(dls, net or Net(), loss_func=CrossEntropyLossFlat(), **kwargs)
 
-def report(learn, seconds=.6, **kwargs):
+def report(learn, seconds=1.5, **kwargs):
     with learn.no_bar(): return learn.speed_report(seconds, **kwargs)
 
 def rows(r, **kwargs):
@@ -70,7 +70,7 @@ class Slow(Net):
     "Slow with the channels last or in 16 bits"
     def forward(self, x):
         last = self.conv.weight.is_contiguous(memory_format=torch.channels_last)
-        time.sleep(.02*(last + torch.is_autocast_enabled('cpu')))
+        time.sleep(.05*(last + torch.is_autocast_enabled('cpu')))
         return super().forward(x)
 
 def slow_learner(**kwargs):
@@ -82,7 +82,7 @@ def slow_learner(**kwargs):
 @pytest.mark.slow
 def test_the_code_takes_off_what_is_slower(has_bf16):
     learn = slow_learner(cbs=[ChannelsLast()]).to_amp()
-    r = report(learn, 2.)
+    r = report(learn, 4.)
     assert r.best['setting'] == 'contiguous, float32' and r.best['code'] == 'learn.to_contiguous().to_fp32()'
     assert f"`{r.best['code']}`" in r.advice
     eval(r.best['code'], dict(learn=learn))
@@ -90,11 +90,11 @@ def test_the_code_takes_off_what_is_slower(has_bf16):
 
 @pytest.mark.parametrize('last', [False, True])
 def test_the_learner_as_it_is_keeps_its_format(last):
-    "In every round, whatever came before: 8 images in 20 ms are 400 a second"
+    "In every round, whatever came before: 8 images in 50 ms are 160 a second"
     learn = slow_learner()
     if last: learn.model.to(memory_format=torch.channels_last)
     rate = rows(report(learn, 1.5), setting='as it is')['items/s'].item()
-    assert (rate < 400) == last
+    assert (rate < 160) == last
 
 def test_loss_is_compared_at_the_same_weights(has_bf16):
     "By hand, under torch's autocast, in evaluation mode"
@@ -189,7 +189,7 @@ def test_pictures_and_tables():
 
 @pytest.mark.slow
 def test_compiled():
-    if not shutil.which('g++'): pytest.skip('torch.compile needs a compiler')
+    if not shutil.which(os.environ.get('CXX', 'g++')): pytest.skip('no C++ compiler')
     learn = learner()
     before = fingerprint(learn, learn.model)
     r = learn.speed_report(1., compile=True)
