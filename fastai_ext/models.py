@@ -6,7 +6,7 @@ Docs: https://fastai-ext.github.io/fastai_ext/models.html.md"""
 
 # %% auto #0
 __all__ = ['MiniNet', 'mini_split', 'mini_convnet', 'mini_convnet_deep', 'mini_resnet', 'mini_resnet_wide', 'mini_resnet_gap',
-           'mini_resnet_slim', 'mini_resnet_fast', 'mini_resnet_drop']
+           'mini_resnet_drop', 'mini_resnet_slim', 'mini_resnet_fast']
 
 # %% ../nbs/03_models.ipynb #c2cae5a2
 from fastai.basics import *
@@ -169,9 +169,9 @@ def _cfg(first_conv=('stem.conv1.conv','stem.idconv'), classifier='fc.0', pool_s
     return dict(num_classes=10, input_size=(1,28,28), pool_size=pool_size, mean=(0.286,), std=(0.353,),
         first_conv=first_conv, classifier=classifier)
 
-_convs,_to_one,_conv_stem = _cfg('stem.conv', 'fc.conv'),_cfg(pool_size=(1,1)),_cfg('stem.conv')
+_convs,_to_one = _cfg('stem.conv', 'fc.conv'),_cfg(pool_size=(1,1))
 _cfgs = dict(mini_convnet=_convs, mini_convnet_deep=_convs, mini_resnet=_to_one, mini_resnet_wide=_to_one,
-    mini_resnet_gap=_cfg(), mini_resnet_slim=_cfg(), mini_resnet_fast=_conv_stem, mini_resnet_drop=_conv_stem)
+    mini_resnet_gap=_cfg(), mini_resnet_slim=_cfg(), mini_resnet_fast=_cfg('stem.conv'), mini_resnet_drop=_to_one)
 default_cfgs = generate_default_cfgs(_cfgs)
 
 # %% ../nbs/03_models.ipynb #a1814035
@@ -235,6 +235,14 @@ def mini_resnet_gap(
     "As `mini_resnet_wide`, with stride 1 in the last stage"
     return _create('mini_resnet_gap', pretrained, dict(**_wide, last_stride=1), kwargs)
 
+@register_model
+def mini_resnet_drop(
+    pretrained:bool=False, # Load weights? Only your own, `pretrained_cfg_overlay=dict(file=…)`: there are no others
+    **kwargs # Arguments of `MiniNet`, in place of this model's
+)->MiniNet: # Untrained
+    "As `mini_resnet_wide` with dropout: of channels after the stem, of features before the classifier"
+    return _create('mini_resnet_drop', pretrained, dict(**_wide, stem_drop=0.1, drop_rate=0.1), kwargs)
+
 # %% ../nbs/03_models.ipynb #6ee097ad
 _slim = dict(nfs=(16,32,64,128,256), stem_ks=5)
 _fast = dict(**_slim, stem_cls=ConvBlock)
@@ -254,11 +262,3 @@ def mini_resnet_fast(
 )->MiniNet: # Untrained
     "As `mini_resnet_slim` with a single 5×5 convolution as its stem"
     return _create('mini_resnet_fast', pretrained, _fast, kwargs)
-
-@register_model
-def mini_resnet_drop(
-    pretrained:bool=False, # Load weights? Only your own, `pretrained_cfg_overlay=dict(file=…)`: there are no others
-    **kwargs # Arguments of `MiniNet`, in place of this model's
-)->MiniNet: # Untrained
-    "As `mini_resnet_fast` with dropout: of channels after the stem, of features before the classifier"
-    return _create('mini_resnet_drop', pretrained, dict(**_fast, stem_drop=0.1, drop_rate=0.1), kwargs)

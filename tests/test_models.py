@@ -11,7 +11,7 @@ from fastai_ext.layers import *
 # parameters and multiply-accumulates for a 1×28×28 image and 10 classes, from the lesson's definitions by hand
 ladder = dict(mini_resnet=(1_228_908, 8_406_784), mini_resnet_wide=(4_907_588, 36_908_544),
     mini_resnet_gap=(4_907_588, 44_379_648), mini_resnet_slim=(1_231_428, 29_697_024),
-    mini_resnet_fast=(1_224_948, 24_666_880), mini_resnet_drop=(1_224_948, 24_666_880))
+    mini_resnet_fast=(1_224_948, 24_666_880), mini_resnet_drop=(4_907_588, 36_908_544))
 names = sorted([*ladder, 'mini_convnet', 'mini_convnet_deep'])
 
 def n_params(m): return sum(p.numel() for p in m.parameters())
@@ -348,6 +348,8 @@ def test_dropout_is_where_it_says():
     m = timm.create_model('mini_resnet_drop')
     assert (m.stem_drop.p, m.drop.p) == (0.1, 0.1) and isinstance(m.stem_drop, nn.Dropout2d)
     assert isinstance(m.drop, nn.Dropout)
+    wide = timm.create_model('mini_resnet_wide')
+    assert {k: v.shape for k,v in m.state_dict().items()} == {k: v.shape for k,v in wide.state_dict().items()}
     m = timm.create_model('mini_resnet_fast', drop_rate=0.5)
     assert (m.stem_drop.p, m.drop.p) == (0., 0.5)
 
