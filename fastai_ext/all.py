@@ -27,6 +27,7 @@ from .checkpoint import *
 from .sched import *
 from .schedule import *
 from .anneal import *
+from .muon import *
 from .tta import *
 from .members import *
 from .ensemble import *

@@ -58,26 +58,29 @@ class ResNetBlock(nn.Module):
         ni:int, # Channels of the input, of shape (N, ni, H, W)
         nf:int, # Channels of the output, of shape (N, nf, ⌈H/stride⌉, ⌈W/stride⌉)
         ks:int=3, # Kernel size of both convolutions in pixels, odd
-        stride:int=2, # Step of the second convolution and of the average pool on the identity path, in pixels
+        stride:int=2, # Step of the second convolution (`early`: the first) and of the identity path's average pool, in pixels
         act_cls:type=GeneralReLU, # Makes each of the two activations when called
         norm_cls:type|None=nn.BatchNorm2d, # Makes the norm after each convolution when called with `nf`; None: none
         zero_norm:bool=False, # Start with the last norm's weight at 0, so that the block begins as its identity path?
         drop:float=0., # Probability with which a channel is zeroed between the convolutions in training
-        groups:int=1 # Groups of both convolutions: `ni` and `nf` must be divisible by it, or torch raises a ValueError
+        groups:int=1, # Groups of both convolutions: `ni` and `nf` must be divisible by it, or torch raises a ValueError
+        early:bool=False, # Has the first convolution the stride, so that the second runs at the output's size?
+        id_norm:bool=False # Has the identity path's convolution a norm of its own, as in He et al. (2016)?
     ):
         super().__init__()
         if ks%2 == 0: raise ValueError(f'ks={ks}: expected an odd kernel size, so that both paths give the same size')
         if not 0 <= drop < 1: raise ValueError(f'drop={drop}: expected a probability of at least 0 and below 1')
         conv = partial(ConvBlock, ks=ks, norm_cls=norm_cls, groups=groups)
-        self.conv1 = conv(ni, nf, stride=1, act_cls=act_cls)
+        self.conv1 = conv(ni, nf, stride=stride if early else 1, act_cls=act_cls)
         self.drop = nn.Dropout2d(drop) if drop else nn.Identity()
-        self.conv2 = conv(nf, nf, stride=stride, act_cls=None)
+        self.conv2 = conv(nf, nf, stride=1 if early else stride, act_cls=None)
         if zero_norm:
             norm = self.conv2.norm
             if getattr(norm, 'weight', None) is None: raise ValueError(f'zero_norm=True: {norm} has no weight')
             nn.init.zeros_(norm.weight)
         self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride != 1 else nn.Identity()
         self.idconv = nn.Conv2d(ni, nf, 1) if ni != nf else nn.Identity()
+        if id_norm and ni != nf: self.idconv = ConvBlock(ni, nf, ks=1, stride=1, act_cls=None, norm_cls=norm_cls)
         self.act = act_cls()
 
     def forward(self, x): return self.act(self.conv2(self.drop(self.conv1(x))) + self.idconv(self.pool(x)))

@@ -6,10 +6,11 @@ Docs: https://fastai-ext.github.io/fastai_ext/models.html.md"""
 
 # %% auto #0
 __all__ = ['MiniNet', 'mini_split', 'mini_convnet', 'mini_convnet_deep', 'mini_resnet', 'mini_resnet_wide', 'mini_resnet_gap',
-           'mini_resnet_drop', 'mini_resnet_slim', 'mini_resnet_fast']
+           'mini_resnet_drop', 'mini_resnet_slim', 'mini_resnet_fast', 'mini_resnet_board']
 
 # %% ../nbs/03_models.ipynb #c2cae5a2
 from fastai.basics import *
+from timm.layers import SelectAdaptivePool2d # chkstyle: ignore
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model # chkstyle: ignore
 from timm.models._features import feature_take_indices
 from torch.func import functional_call
@@ -30,7 +31,7 @@ class MiniNet(nn.Module):
         stem_stride:int=1, # Stride of the stem in pixels
         last_stride:int=2, # Stride of the last stage in pixels; all the others have 2
         conv_head:bool=False, # Classify with a stride-2 convolution before the pooling, not a linear layer after it?
-        global_pool:str='avg', # 'avg': pool the last feature map to one place; '': don't, which needs `num_classes=0`
+        global_pool:str='avg', # 'avg' or 'catavgmax' (mean beside maximum): the last map's places as one; '': none, for no classes
         drop_rate:float=0., # Probability of dropping a feature before the classifier
         stem_drop:float=0., # Probability of dropping a channel after the stem
         act_cls:type=GeneralReLU # Makes each activation when called
@@ -45,7 +46,7 @@ class MiniNet(nn.Module):
         names = ['stem', *(f'stages.{i}' for i in range(len(self.stages)))]
         self.feature_info = [dict(num_chs=nf, reduction=stem_stride*math.prod(strides[:i]), module=nm)
             for i,(nf,nm) in enumerate(zip(nfs, names))]
-        self.num_features = self.head_hidden_size = nfs[-1]
+        self.num_features = nfs[-1]
         self.drop = nn.Dropout(drop_rate)
         self.init = partial(init_kaiming, leak=getattr(act_cls(), 'leak', 0.))
         self.reset_classifier(num_classes, global_pool)
@@ -88,20 +89,24 @@ class MiniNet(nn.Module):
     def forward(self, x): return self.forward_head(self.forward_features(x))
 
 # %% ../nbs/03_models.ipynb #bb877999
+_pools = {'avg': GlobalAvgPool, 'catavgmax': partial(SelectAdaptivePool2d, pool_type='fastcatavgmax', flatten=True),
+    '': nn.Identity}
+
 @patch
 def reset_classifier(self:MiniNet,
     num_classes:int, # Outputs of the new, untrained classifier; 0 leaves the pooled features
-    global_pool:str|None=None # 'avg' or '', as above; None leaves it as it is
+    global_pool:str|None=None # As above; None leaves it as it is
 ):
     "Put a new classifier in the place of the old one"
     pool = self.global_pool if global_pool is None else global_pool
-    if pool not in ('avg', ''): raise ValueError(f"global_pool={pool!r}: expected 'avg' or ''")
+    if pool not in _pools: raise ValueError(f"global_pool={pool!r}: expected {' or '.join(map(repr, _pools))}")
     if num_classes and not pool: raise ValueError("global_pool='' leaves a map, without classifier: pass num_classes=0")
-    self.num_classes,self.global_pool = num_classes,pool
-    self.pool = GlobalAvgPool() if pool else nn.Identity()
+    n = self.num_features*(2 if pool=='catavgmax' else 1)
+    if self.conv_head and n != self.num_features: raise ValueError(f'conv_head=True can\'t have global_pool={pool!r}')
+    self.num_classes,self.global_pool,self.pool,self.head_hidden_size = num_classes,pool,_pools[pool](),n
     if not num_classes: self.fc = nn.Identity()
     elif self.conv_head: self.fc = ConvBlock(self.num_features, num_classes, act_cls=None, norm_cls=None)
-    else: self.fc = nn.Sequential(nn.Linear(self.num_features, num_classes, bias=False), nn.BatchNorm1d(num_classes))
+    else: self.fc = nn.Sequential(nn.Linear(n, num_classes, bias=False), nn.BatchNorm1d(num_classes))
     p = next(self.stem.parameters())
     self.fc.apply(self.init).to(p.device, p.dtype)
     for m in (self.pool, self.fc): m.train(self.training)
@@ -138,7 +143,7 @@ def prune_intermediate_layers(self:MiniNet,
     take,last = feature_take_indices(len(self.feature_info), indices)
     prune_head = prune_head or last < len(self.stages)
     del self.stages[last:], self.feature_info[last+1:]
-    self.num_features = self.head_hidden_size = self.feature_info[-1]['num_chs']
+    self.num_features = self.feature_info[-1]['num_chs']
     if prune_head: self.reset_classifier(0, '')
     return take
 
@@ -171,7 +176,8 @@ def _cfg(first_conv=('stem.conv1.conv','stem.idconv'), classifier='fc.0', pool_s
 
 _convs,_to_one = _cfg('stem.conv', 'fc.conv'),_cfg(pool_size=(1,1))
 _cfgs = dict(mini_convnet=_convs, mini_convnet_deep=_convs, mini_resnet=_to_one, mini_resnet_wide=_to_one,
-    mini_resnet_gap=_cfg(), mini_resnet_slim=_cfg(), mini_resnet_fast=_cfg('stem.conv'), mini_resnet_drop=_to_one)
+    mini_resnet_gap=_cfg(), mini_resnet_slim=_cfg(), mini_resnet_fast=_cfg('stem.conv'), mini_resnet_drop=_to_one,
+    mini_resnet_board=_cfg('stem.conv', pool_size=(4,4)))
 default_cfgs = generate_default_cfgs(_cfgs)
 
 # %% ../nbs/03_models.ipynb #a1814035
@@ -262,3 +268,13 @@ def mini_resnet_fast(
 )->MiniNet: # Untrained
     "As `mini_resnet_slim` with a single 5×5 convolution as its stem"
     return _create('mini_resnet_fast', pretrained, _fast, kwargs)
+
+# %% ../nbs/03_models.ipynb #0fe43dd9
+@register_model
+def mini_resnet_board(
+    pretrained:bool=False, # Load weights? Only your own, `pretrained_cfg_overlay=dict(file=…)`: there are no others
+    **kwargs # Arguments of `MiniNet`, in place of this model's
+)->MiniNet: # Untrained
+    "A 3×3 convolution and residual blocks from 32 to 256 channels, with an early stride, pooled by mean and maximum"
+    return _create('mini_resnet_board', pretrained, dict(nfs=(32,64,128,256), stem_cls=ConvBlock, stem_ks=3,
+        block_cls=partial(ResNetBlock, early=True, id_norm=True), act_cls=nn.GELU, global_pool='catavgmax'), kwargs)

@@ -55,7 +55,9 @@ options = dict(ks=(5, lambda m: [m.conv1.conv.kernel_size, m.conv2.conv.kernel_s
     norm_cls=(nn.InstanceNorm2d, lambda m: [type(m.conv1.norm), type(m.conv2.norm)], [nn.InstanceNorm2d]*2),
     zero_norm=(True, lambda m: [m.conv1.norm.weight.sum().item(), m.conv2.norm.weight.sum().item()], [4., 0.]),
     drop=(0.3, lambda m: [type(m.drop), getattr(m.drop, 'p', None)], [nn.Dropout2d, 0.3]),
-    groups=(2, lambda m: [m.conv1.conv.groups, m.conv2.conv.groups], [2, 2]))
+    groups=(2, lambda m: [m.conv1.conv.groups, m.conv2.conv.groups], [2, 2]),
+    early=(True, lambda m: [m.conv1.conv.stride, m.conv2.conv.stride, m.pool.kernel_size], [(2,2), (1,1), 2]),
+    id_norm=(True, lambda m: isinstance(getattr(m.idconv, 'norm', None), nn.BatchNorm2d), True))
 
 @pytest.mark.parametrize('name', options)
 def test_each_option_reaches_the_block(name):

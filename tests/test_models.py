@@ -8,10 +8,20 @@ from fastai_ext.data import fashion_mnist_dls
 from fastai_ext.models import *
 from fastai_ext.layers import *
 
+def board():
+    "Stem and blocks with the stride in the first convolution, 10 outputs of mean and maximum"
+    params,macs,size = 9*32+3*32,28*28*9*32,28
+    for ni,nf in ((32,64), (64,128), (128,256)):
+        size = (size+1)//2
+        params += 9*ni*nf+9*nf*nf+ni*nf + 3*3*nf
+        macs += size*size*(9*ni*nf+9*nf*nf+ni*nf)
+    return params+2*256*10+20,macs+2*256*10
+
 # parameters and multiply-accumulates for a 1×28×28 image and 10 classes, from the lesson's definitions by hand
 ladder = dict(mini_resnet=(1_228_908, 8_406_784), mini_resnet_wide=(4_907_588, 36_908_544),
     mini_resnet_gap=(4_907_588, 44_379_648), mini_resnet_slim=(1_231_428, 29_697_024),
     mini_resnet_fast=(1_224_948, 24_666_880), mini_resnet_drop=(4_907_588, 36_908_544))
+ladder['mini_resnet_board'] = board()
 names = sorted([*ladder, 'mini_convnet', 'mini_convnet_deep'])
 
 def n_params(m): return sum(p.numel() for p in m.parameters())
@@ -31,7 +41,7 @@ def by_hand(name):
 
 def test_all_rungs_are_registered():
     found = timm.list_models('mini_resnet*') + timm.list_models('mini_convnet*')
-    assert sorted(found) == sorted(names) and len(names) == 8
+    assert sorted(found) == sorted(names) and len(names) == 9
 
 @pytest.mark.parametrize('name', names)
 def test_params_and_macs(name):
@@ -47,7 +57,7 @@ def test_any_size_channels_and_classes(name, size):
     assert out.shape == (2,3)
     out.sum().backward()
     assert m.forward_features(x).shape[:2] == (2, m.num_features)
-    assert m.forward_head(m.forward_features(x), pre_logits=True).shape[:2] == (2, m.num_features)
+    assert m.forward_head(m.forward_features(x), pre_logits=True).shape[:2] == (2, m.head_hidden_size)
     assert m.get_classifier() is m.fc
 
 @pytest.mark.parametrize('name', names)
@@ -57,11 +67,18 @@ def test_reset_classifier(name):
     m.reset_classifier(4)
     assert m(x).shape == (2,4) and m.num_classes == 4
     m.reset_classifier(0)
-    assert m(x).shape == (2, m.num_features)
+    assert m(x).shape == (2, m.head_hidden_size)
     m.reset_classifier(0, '')
     assert m(x).ndim == 4
     with pytest.raises(ValueError, match="global_pool='max'"): m.reset_classifier(4, 'max')
     with pytest.raises(ValueError, match='num_classes=0'): m.reset_classifier(4, '')
+    if m.conv_head:
+        with pytest.raises(ValueError, match='conv_head'): m.reset_classifier(4, 'catavgmax')
+        return
+    m.reset_classifier(3, 'catavgmax')
+    maps = m.eval().forward_features(x)
+    torch.testing.assert_close(m.forward_head(maps, pre_logits=True), torch.cat([maps.mean((2,3)), maps.amax((2,3))], 1))
+    assert m(x).shape == (2,3)
 
 def test_reset_classifier_keeps_the_mode_and_the_initialisation():
     m = timm.create_model('mini_convnet', num_classes=500).eval()
@@ -274,7 +291,7 @@ def test_prune_intermediate_layers(name):
         n = n_params(m)
         assert m.prune_intermediate_layers([last], prune_head=False) == [last]
         assert n_params(m) < n or last == len(maps)-1
-        assert m.num_features == m.head_hidden_size == maps[last].shape[1] and not any(o.training for o in m.modules())
+        assert m.num_features == maps[last].shape[1] and not any(o.training for o in m.modules())
         assert all(map(torch.equal, m.forward_intermediates(x, intermediates_only=True), maps[:last+1]))
         assert m(x).shape == ((2,10) if last == len(maps)-1 else maps[last].shape)
     m.reset_classifier(3, 'avg')

@@ -58,11 +58,11 @@ uses = dict(rng='', twin='rng', core='rng twin', averaging='core', loaders='core
     layers='core', models='core layers', operators='', macs='twin core operators', receptive='operators macs',
     summary='twin core operators macs receptive', augment='core', erase='augment', mix='twin core augment')
 uses |= dict(callbacks='twin core augment', record='callbacks', precision='', resize='core summary callbacks')
-uses |= dict(sched='', schedule='callbacks sched', anneal='schedule', weights='core callbacks')
+uses |= dict(sched='', schedule='callbacks sched', anneal='schedule', muon='precision', weights='core callbacks')
 uses |= dict(checkpoint='rng twin core callbacks', speed='twin core loaders callbacks precision')
 uses |= dict(tta='averaging core', members='averaging core')
 uses |= dict(ensemble='averaging core members callbacks schedule weights checkpoint')
-uses |= dict(all=None, settings='models', fashion='all settings', cli='settings fashion', __main__='cli')
+uses |= dict(all=None, settings='models', recipes='all settings', fashion='all settings', cli='settings fashion', __main__='cli')
 
 def test_modules_import_what_the_table_allows():
     for i,(name,allowed) in enumerate(uses.items()):
