@@ -17,6 +17,10 @@ extras['test'] += extras['docs']
 classifiers = [f'Development Status :: {statuses[int(cfg["status"])-1]}', 'Intended Audience :: Developers',
     'Intended Audience :: Science/Research', 'Programming Language :: Python :: 3', 'Operating System :: OS Independent']
 readme = (here/'README.md').read_text(encoding='utf-8')
+# on PyPI a link that is relative to the repository leads nowhere
+url = re.search(r'^Repository = "(.+)"$', (here/'pyproject.toml').read_text(encoding='utf-8'), re.M)[1]
+def absolute(m): return f"]({url}/{'raw' if m[1].endswith('.png') else 'blob'}/main/{m[1]})"
+readme = re.sub(r'\]\((?!\w+:|#)([^)\s]+)\)', absolute, readme)
 
 setup(version=version, author=cfg['author'], license=cfg['license'], keywords=cfg['keywords'].split(), classifiers=classifiers,
     long_description=readme, long_description_content_type='text/markdown', packages=[lib], package_data={lib: ['assets/*']},

@@ -173,6 +173,7 @@ def relink(text, page, anchors, broken, folder='nbs'):
         if not url or re.match(r'\w+:', url): return m[0]
         path = posixpath.normpath(posixpath.join(folder, here, url))
         inside = path.removeprefix('nbs/')
+        if path.endswith('.png'): return f'({posixpath.relpath(inside, here or ".")})'
         if path in extra_pages: return f'({to_page(extra_pages[path], frag)})'
         if path.startswith('nbs/') and page_name(inside) in anchors: return f'({to_page(page_name(inside), frag)})'
         if not (root/path).exists(): broken.append(f'{page}: {m[1]}')
@@ -241,7 +242,7 @@ def stage():
     for a,b in extra_pages.items():
         text = nbdev.doclinks.NbdevLookup().linkify((root/a).read_text(encoding='utf-8'))
         (made/b).write_text(relink(text, b, anchors, broken, folder=''), encoding='utf-8')
-    for p in (*src.glob('*.css'), *src.glob('*.svg')): shutil.copy(p, made/p.name)
+    for p in (p for o in ('css', 'svg', 'png') for p in src.glob(f'*.{o}')): shutil.copy(p, made/p.name)
     return broken
 
 def merged(*dicts):

@@ -56,7 +56,7 @@ def gathered_in_order(
     if world is None: world = num_distrib()
     if world < 2: return res
     if learn is not None and not hasattr(learn, 'distributed_trainer'):
-        # each process predicted all items, and each batch comes once a process
+        # each process predicted all items, and each batch comes once per process
         firsts = [s*world+i for s in range(0, dl.n, dl.bs) for i in range(min(dl.bs, dl.n-s))]
         return nested_reorder(res, tensor(firsts))
     per = math.ceil(dl.n/world)

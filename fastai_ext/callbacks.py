@@ -213,7 +213,7 @@ class FitCallback(Callback):
 
 # %% ../nbs/06_callbacks.ipynb #1bb81abe
 class SkipValid(FitCallback):
-    "Leave the validations of a fit out, all or but for some epochs"
+    "Leave the validations of a fit out, all or except in some epochs"
     order = Recorder.order+1
     def __init__(self,
         except_every:int|None=None # Validate every epoch of this number, and the last one; None: none

@@ -278,7 +278,7 @@ def remove(self:Checkpoint):
 # %% ../nbs/06e_checkpoint.ipynb #243049ea
 @patch
 def _skip_epoch(self:Checkpoint, learn, f, event_type, *args, **kwargs):
-    "In place of the learner's `_with_events`: an epoch that was trained before has no events but for the bar"
+    "In place of the learner's `_with_events`: an epoch that was trained before has no events except the bar's"
     if event_type == 'epoch' and learn.epoch < self.kept['epoch']:
         # which can't begin later
         for o in learn.cbs.filter(risinstance(ProgressCallback)): o('before_epoch')

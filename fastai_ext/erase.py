@@ -120,7 +120,7 @@ def lay(self:_Patches, out, content):
 
 # %% ../nbs/05a_erase.ipynb #97075f3d
 def _rows(x, per_image, dtype=torch.float32):
-    "NCHW `x` in floating point, all in one row or one row an image"
+    "NCHW `x` in floating point, all in one row or one row per image"
     # a float holds whole numbers to 2^24, a double to 2^53
     x = x.to(torch.float64 if x.dtype in (torch.float64,torch.int32,torch.int64) else dtype)
     return (x if x.is_contiguous() else x.permute(0,2,3,1)).reshape(len(x) if per_image else 1, -1)
@@ -169,7 +169,7 @@ class _Erase(_Patches):
         super().__post_init__()
         if self.stats not in ('batch','image'): raise ValueError(f"stats is 'batch' or 'image', got {self.stats!r}")
         if self.fill not in _fills and not (self.nums and all(isinstance(o, (int,float)) for o in self.nums)):
-            raise ValueError(f"fill is a number, one number a channel, or one of {_fills}, got {self.fill!r}")
+            raise ValueError(f"fill is a number, one number per channel, or one of {_fills}, got {self.fill!r}")
     @property
     def nums(self): return tuple(self.fill) if is_listy(self.fill) else (self.fill,)
 
@@ -218,9 +218,9 @@ class RandErase(ImageTransform):
     order = 100
     def __init__(self,
         pct:float|tuple=.2, # Part of height and width that a patch takes, or a range (low, high), within (0,1]
-        max_num:int=4, # Greatest number of patches an image; each gets 0 to `max_num`
+        max_num:int=4, # Greatest number of patches per image; each gets 0 to `max_num`
         p:float=1., # Probability that an image gets patches at all
-        fill:str|float|tuple='noise', # 'noise', a channel's 'mean', 'pixel': N(0,1) noise, a number, or one a channel
+        fill:str|float|tuple='noise', # 'noise', a channel's 'mean', 'pixel': N(0,1) noise, a number, or one per channel
         stats:str='batch', # What the noise and the mean are taken from: 'batch' or 'image'
         aspect:tuple=None, # Range of the factor between the patch's relative height and width; None: 1
         batch:bool=False, # One draw for all images?
@@ -268,7 +268,7 @@ class RandCopy(ImageTransform):
     order = 100
     def __init__(self,
         pct:float|tuple=.2, # Part of height and width that a patch takes, or a range (low, high), within (0,1]
-        max_num:int=4, # Greatest number of patches an image; each gets 0 to `max_num`
+        max_num:int=4, # Greatest number of patches per image; each gets 0 to `max_num`
         p:float=1., # Probability that an image gets patches at all
         aspect:tuple=None, # Range of the factor between the patch's relative height and width; None: 1
         batch:bool=False, # One draw for all images?

@@ -374,7 +374,7 @@ def from_arrays(cls:DataLoaders,
             f"x_{name} has the shape {x.shape} and y_{name} {y.shape}: expected as many targets as inputs, and some")
         if (x.dtype,x.shape[1:]) != (xs[0].dtype,xs[0].shape[1:]) or y.shape[1:] != ys[0].shape[1:]: raise ValueError(
             f"x_train and y_train are {xs[0].dtype}{xs[0].shape} and {ys[0].shape}, x_valid and y_valid "
-            f"{x.dtype}{x.shape} and {y.shape}: expected the same but for the number")
+            f"{x.dtype}{x.shape} and {y.shape}: expected the same except for the number")
     kinds = _Kind.inputs(xs[0]),_Kind.targets(ys[0], vocab)
     # lists, since a transform of fastai is applied to what is in a tuple
     items = [[a,b] for x,y in zip(xs, ys) for a,b in zip(kinds[0].items(x), kinds[1].items(y))]

@@ -23,7 +23,7 @@ from .twin import Twins, as_copy, as_meta, like_tensor
 # %% ../nbs/04b_macs.ipynb #3c36d092
 @dataclass
 class ModuleRow:
-    "A module in a summary; what it holds includes its submodules, but for `own_*`"
+    "A module in a summary; what it holds includes its submodules, except in `own_*`"
     name: str # Path in the model, '' for the model itself
     cls: str # Name of its class
     depth: int # 0 for the model itself

@@ -17,12 +17,12 @@ from .core import kept_rng, provably_same, undisturbed
 
 # %% ../nbs/08a_members.ipynb #8fedb10a
 def member_weights(
-    weights:Sequence|None, # A weight a member, at least 0, not all 0; None: all the same
+    weights:Sequence|None, # A weight per member, at least 0, not all 0; None: all the same
     n:int # Number of members
 ) -> list: # Floats that add up to 1
     "`weights` as shares of the whole"
     weights = [1.]*n if weights is None else [float(w) for w in weights]
-    if len(weights) != n: raise ValueError(f"{len(weights)} weights for {n} members: pass one weight a member")
+    if len(weights) != n: raise ValueError(f"{len(weights)} weights for {n} members: pass one weight per member")
     if not all(0 <= w < math.inf for w in weights) or not 0 < sum(weights) < math.inf:
         raise ValueError(f"weights={weights}: weights are at least 0 and not all 0, and finite")
     return [w/sum(weights) for w in weights]

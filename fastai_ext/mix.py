@@ -32,7 +32,7 @@ def loss_reduction(
         "fastai and PyTorch, or a function with an argument `reduction` that is 'mean' where nothing is said")
 
 def _not_reduced(loss_func):
-    "`loss_func` with all its losses; one that has a state is copied, but for its tensors"
+    "`loss_func` with all its losses; one that has a state is copied, except its tensors"
     if not hasattr(loss_func, 'reduction'): return partial(loss_func, reduction='none')
     if isinstance(loss_func, BaseLoss):
         res = copy(loss_func)
@@ -123,7 +123,7 @@ def _mixes_loss(self:RandMix, mixers):
         if isinstance(o, MixHandler): raise ValueError(f"{o} and {self} both mix: leave one of them out")
     n = len(xb[0]) if isinstance(xb[0], Tensor) and xb[0].ndim else None
     others = [type(o).__name__ for o in (*xb,*yb) if not (isinstance(o, Tensor) and o.ndim and len(o)==n)]
-    if others or not yb: raise ValueError(f"{self} mixes inputs and targets that are tensors with a row an item, and "
+    if others or not yb: raise ValueError(f"{self} mixes inputs and targets that are tensors with a row per item, and "
         + (f"this batch of {n} has {', '.join(others)}, which isn't" if yb else "this batch has no targets"))
     for o in mixers: o.check(xb, yb)
     by_loss = not all(o.mixes(y) for o in mixers for y in yb)

@@ -123,7 +123,7 @@ def __getitem__(self:Record,
 
 @patch
 def to_df(self:Record)->pd.DataFrame: # `split` ('train' or 'valid'), `epoch`, `iter`, and the quantities
-    "The records as a table with a row a batch; `iter` counts those of training, in validation it is the last one's"
+    "The records as a table with a row per batch; `iter` counts those of training, in validation it is the last one's"
     dfs = []
     for split in ('train','valid'):
         cols = {}

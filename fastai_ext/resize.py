@@ -109,8 +109,8 @@ def _resized(self:ProgressiveResize, b, old, new):
 def costs(self:ProgressiveResize,
     model:nn.Module, # A model that takes images of all the sizes
     *xb:object # What it is called with: tensors or nests of them, the batch first, with images of full size
-)->pd.DataFrame: # `height`, `width`, `share` of the batches, `mmacs` an image, `relative` to full size; a row a size
-    "What a model costs at each size of the fit; it is neither run nor touched"
+)->pd.DataFrame: # `height`, `width`, `share` of the batches, `mmacs` per image, `relative` to full size; a row per size
+    "What a model costs at each size of the fit; it is not touched"
     full,rows = tuple(self._image(xb).shape[-2:]),[]
     name,whole = type(model).__name__,summarize(model, *xb)
     if whole.error: raise ValueError(f"{name} can't take these images: {whole.error}")

@@ -1,4 +1,4 @@
-"""Layers, shapes, parameters and exact megaflops of any model, without computing anything or touching anything
+"""Layers, shapes, parameters and exact megaflops of any model, from shapes alone and without touching anything
 
 Docs: https://fastai-ext.github.io/fastai_ext/summary.html.md"""
 
@@ -59,7 +59,7 @@ class ModelSummary:
         "`row` and all below it"
         return [r for r in self.rows if not row.depth or r is row or r.name.startswith(f'{row.name}.')]
 
-    def to_df(self)->pd.DataFrame: # A row a module, all depths
+    def to_df(self)->pd.DataFrame: # A row per module, all depths
         "The rows as a DataFrame"
         return pd.DataFrame([dict(vars(r), flops=r.flops) for r in self.rows])
 
@@ -116,9 +116,9 @@ def table(self:ModelSummary,
 @patch
 def notes(self:ModelSummary)->list: # Of lines
     "What stands below the table"
-    macs = f'{_mega(self.total_macs) or 0} MMACs, {_mega(self.total_flops) or 0} MFLOPs an item'
+    macs = f'{_mega(self.total_macs) or 0} MMACs, {_mega(self.total_flops) or 0} MFLOPs per item'
     if self.train_macs is not None: macs += f', {_mega(self.train_macs) or 0} MMACs in training'
-    memory = f'{_bytes(self.param_bytes)} of parameters, {_bytes(self.activation_bytes)} of activations an item'
+    memory = f'{_bytes(self.param_bytes)} of parameters, {_bytes(self.activation_bytes)} of activations per item'
     lines = [f'Total: {self.total_params:,} parameters ({self.trainable_params:,} trainable), {macs}; {memory}']
     deeper = sum(r.depth > (self.depth or math.inf) for r in self.rows)
     if deeper: lines.insert(0, f'… {deeper} modules more: depth=None')
@@ -170,7 +170,7 @@ def plot(self:ModelSummary,
     rows = [r for r in self.rows if r.depth == depth or (r.depth < depth and r.name not in parents)] or self.rows[:1]
     fig,axs = plt.subplots(1, 2, sharey=True, figsize=figsize or (10, 1+.25*len(rows)))
     params = [sum(o.own_params for o in self.inside(r)) for r in rows]
-    for ax,vals,title in zip(axs, (params, [r.macs for r in rows]), ('Parameters (millions)', 'MMACs an item')):
+    for ax,vals,title in zip(axs, (params, [r.macs for r in rows]), ('Parameters (millions)', 'MMACs per item')):
         ax.barh(range(len(rows)), [v/1e6 for v in vals])
         ax.set(title=title, yticks=range(len(rows)), yticklabels=[f'{r.name} {r.cls}' for r in rows])
     axs[0].invert_yaxis()
@@ -270,7 +270,7 @@ def summarize(
     custom_ops:dict=None, # MACs of operators: `{torch.ops.mylib.op: f}`, with `f` of the operator's arguments
     **kwargs # Passed to the model
 ) -> ModelSummary: # `total_params`, `total_macs`, `rows`...; shown as a table
-    "Layers, shapes, parameters and exact MACs of `model`, which is neither run nor touched"
+    "Layers, shapes, parameters and exact MACs of `model`, which is not touched: a twin runs, mostly without data"
     _check_model(model)
     _check_depth(depth)
     if len(inputs) == 1 and input_size is None and _is_size(inputs[0]): inputs,input_size = (),inputs[0]

@@ -293,10 +293,10 @@ class _CompareTTA(FlipTTA):
 class TTAReport:
     "What `Learner.tta_report` found, shown as a table"
     def __init__(self,
-        table:pd.DataFrame # A row a set, as of `to_df`
+        table:pd.DataFrame # A row per set, as of `to_df`
     ): self.table = table
     def to_df(self)->pd.DataFrame: # `views`, `passes`, `loss`, metrics, and `fixed`, `broke`, `p` of right and wrong
-        "The numbers, a row a set of views"
+        "The numbers, a row per set of views"
         return self.table.copy()
     def _shown(self):
         "The table with blanks for what is missing, and how to show it: of whole numbers pandas would show `<NA>`"

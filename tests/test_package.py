@@ -1,7 +1,7 @@
 "What `from fastai_ext.all import *` brings, and that the wheel works without the checkout"
 from collections import defaultdict
 from pathlib import Path
-import ast, json, os, pytest, subprocess, sys
+import ast, json, os, pytest, re, subprocess, sys
 
 root = Path(__file__).parents[1]
 
@@ -82,6 +82,8 @@ def test_wheel_runs_the_main_job_without_the_checkout(tmp_path):
     wheel, = tmp_path.glob('*.whl')
     assert wheel.stat().st_size < 4e6
     run('-m', 'pip', 'install', '--no-deps', '--target', tmp_path/'site', wheel)
+    said, = (tmp_path/'site').glob('fastai_ext-*/METADATA')
+    assert re.findall(r'\]\((?!https?:|#)[^)\s]+\)', said.read_text()) == [], 'a link that is dead on PyPI'
     env = {**os.environ, 'PYTHONPATH': str(tmp_path/'site')}
     where = run('-c', 'import fastai_ext; print(fastai_ext.__file__)', cwd=tmp_path, env=env).stdout.strip()
     assert Path(where).is_relative_to(tmp_path/'site')

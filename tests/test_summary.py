@@ -345,7 +345,7 @@ def test_tabular_collab_and_text():
 
 def test_plot():
     assert summarize(models.xresnet.xresnet18(), input_size=(3,64,64)).plot() is None
-    assert [ax.get_title() for ax in plt.gcf().axes] == ['Parameters (millions)', 'MMACs an item']
+    assert [ax.get_title() for ax in plt.gcf().axes] == ['Parameters (millions)', 'MMACs per item']
     plt.close('all')
 
 # shapes that are remembered are those that PyTorch gives, types and strides too
