@@ -29,7 +29,7 @@ import latex2mathml.converter, smalldocs.site, torch, yaml
 import fastai_ext
 
 src, proc, made, docs = (root/o for o in ('nbs', '_proc', '_site_src', '_docs'))
-new = made/'_site'   # takes the place of `docs` when all went well
+new = made/'built'   # takes the place of `docs` when all went well
 # Files of the checkout that become pages; links to other files lead to the forge
 extra_pages = {'CONTRIBUTING.md': 'contributing.md', 'CHANGELOG.md': 'changelog.md'}
 
