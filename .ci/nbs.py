@@ -39,7 +39,8 @@ def readme():
     nb, out = nbformat.read(root/'nbs/index.ipynb', as_version=4), []
     for c in nb.cells:
         if c.source.startswith('#| hide'): continue
-        if c.cell_type == 'markdown': out.append(from_root(c.source.strip()))
+        # the keywords below the title are for the search of the site
+        if c.cell_type == 'markdown': out.append(from_root(re.sub(r'(?m)^- keywords: .*', '', c.source).strip()))
         else:
             if not c.source.startswith('#| echo: false'): out.append(f'```python\n{c.source.strip()}\n```')
             out += map(output_md, c.outputs)

@@ -1,5 +1,6 @@
 "The documentation site: built from the notebooks, complete, and read in a real browser"
 from collections import Counter
+from base64 import b64encode
 from contextlib import contextmanager
 from filelock import FileLock
 from functools import partial
@@ -7,11 +8,13 @@ from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
-import ast, importlib, inspect, json, os, pytest, re, shutil, subprocess, sys, threading
+import ast, importlib, inspect, json, nbformat, os, pytest, re, shutil, subprocess, sys, threading
 
 pytestmark = pytest.mark.slow
 pytest.importorskip('smalldocs', reason='smalldocs, which renders the site, needs Python 3.11')
+from fastai_ext import __version__
 from fastai_ext._modidx import d as modidx
+from nbdev.config import nbpath2html
 
 
 root = Path(__file__).parents[1]
@@ -22,7 +25,7 @@ class Page(HTMLParser):
     "What a page loads, links to and names, and its text outside code"
     def __init__(self, path):
         super().__init__()
-        self.path,self.ids,self.links,self.loads,self.text,self.skip = path,[],[],[],[],[]
+        self.path,self.ids,self.links,self.loads,self.text,self.skip,self.imgs = path,[],[],[],[],[],[]
         self.feed(path.read_text(encoding='utf-8'))
         assert not self.skip, f'{path.name}: {self.skip} is not closed'
 
@@ -31,6 +34,7 @@ class Page(HTMLParser):
         if a.get('id'): self.ids.append(a['id'])
         if tag == 'a' and a.get('href'): self.links.append(a['href'])
         if a.get('src'): self.loads.append(a['src'])
+        if tag == 'img': self.imgs.append(a)
         leads = {'canonical', 'alternate', 'next', 'prev'} & set(a.get('rel', '').split())
         if tag == 'link' and not leads: self.loads.append(a['href'])
         if tag in ('pre', 'code', 'script', 'style', 'math'): self.skip.append(tag)
@@ -58,12 +62,13 @@ def external(url): return re.match(r'(?:[a-z][a-z0-9+.-]*:)?//', url, re.I) is n
 
 def test_every_notebook_is_a_page(pages):
     nbs = [o.relative_to(root/'nbs') for o in (root/'nbs').rglob('[!_.]*.ipynb') if '.ipynb_checkpoints' not in o.parts]
-    names = {(o.parent/re.sub(r'^\d+[a-z]?_', '', o.stem)).as_posix() + '.html' for o in nbs}
-    assert set(pages) == names | {'contributing.html', 'changelog.html'}
-    for p in pages.values():
+    texts = {'404.html', 'names.html', 'tutorials/index.html', 'contributing.html', 'changelog.html'}
+    assert set(pages) == {nbpath2html(o).as_posix() for o in nbs} | texts
+    for k,p in pages.items():
+        if k == '404.html': continue
         there = {unquote((p.path.parent/o).resolve().relative_to(docs).as_posix())
             for o in p.links if not re.match(r'\w+:|#|/', o) and '#' not in o}
-        missing = set(pages) - there - {p.path.relative_to(docs).as_posix()}
+        missing = set(pages) - there - {k, '404.html'}
         assert missing == set(), f'{p.path.name}: pages missing from the sidebar'
 
 def test_links_and_anchors(pages):
@@ -82,7 +87,7 @@ def test_links_and_anchors(pages):
 def test_links_to_the_forge_name_files_that_exist(pages):
     url = modidx['settings']['git_url']
     links = {o for p in pages.values() for o in p.links if o.startswith(url)}
-    files = {o: re.match(re.escape(url) + r'/(?:blob|tree)/main/([^#]+)(?:#L(\d+))?$', o) for o in links}
+    files = {o: re.match(re.escape(url) + r'/(?:blob|tree|edit)/main/([^#]+)(?:#L(\d+))?$', o) for o in links}
     assert [o for o,m in files.items() if m and not (root/m[1]).exists()] == [] and sum(map(bool, files.values())) > 30
     rest = {o for o,m in files.items() if not m}
     assert all(re.fullmatch(re.escape(url) + r'(/issues/new)?', o) for o in rest), rest
@@ -204,7 +209,7 @@ def test_private_code_is_folded(pages):
 
 def test_search_covers_every_page_and_name(pages):
     index = json.loads((docs/'search.json').read_text(encoding='utf-8'))
-    assert {o['href'].partition('#')[0] for o in index} == set(pages)
+    assert {o['href'].partition('#')[0] for o in index} == set(pages) - {'404.html'}
     found = {o['href'] for o in index}
     missing = [f'{mod}.html#{o.lower()}' for mod in modules
         for o in public(mod) if f'{mod}.html#{o.lower()}' not in found]
@@ -213,8 +218,9 @@ def test_search_covers_every_page_and_name(pages):
 def test_markdown_for_machines(pages):
     text = (docs/'llms.txt').read_text(encoding='utf-8')
     listed = set(re.findall(r'\((?:https://[^)]*?/fastai_ext/)([^)]+)\)', text))
-    assert listed == {k.removesuffix('.html') + '.llms.md' for k in pages}
-    assert all(len((docs/o).read_text(encoding='utf-8')) > 500 for o in listed)
+    assert listed == {k.removesuffix('.html') + '.llms.md' for k in pages if k != '404.html'}
+    short = [o for o in listed if len((docs/o).read_text(encoding='utf-8')) < 500]
+    assert short == ['tutorials/index.llms.md']   # the list is the renderer's
     assert '| `p` |' in (docs/'augment.llms.md').read_text(encoding='utf-8')
     for o in docs.rglob('*.llms.md'):
         text = o.read_text(encoding='utf-8')
@@ -228,14 +234,106 @@ def test_code_that_is_not_for_the_pages_is_hidden(pages):
     for p in pages.values():
         assert not re.search(r'nbdev_export\(|default_exp|#\| ', p.path.read_text(encoding='utf-8'))
 
+def test_pictures_are_files_with_a_text(pages):
+    imgs = [(k, o) for k,p in pages.items() for o in p.imgs]
+    assert len(imgs) > 60
+    bad = [(k, o) for k,o in imgs if len(o.get('alt') or '') < 15 or o.get('loading') != 'lazy'
+        or not o['src'].endswith('.png') or not (int(o['width']) and int(o['height']))]
+    assert bad == []
+
+def test_names_of_fastai_are_linked(pages):
+    links = {o for p in pages.values() for o in p.links}
+    assert 'https://docs.fast.ai/learner.html#learner' in links
+    text = (docs/'callbacks.html').read_text(encoding='utf-8') + (docs/'index.html').read_text(encoding='utf-8')
+    assert re.search(r'<a href="https://docs\.fast\.ai/learner\.html#learner"><code>Learner</code>', text)
+    # what has the name of one of fastai's is ours
+    assert not [o for o in links if o.lower() == 'https://docs.fast.ai/callback.hook.html#learner.summary']
+    assert '#learner.summary' in ' '.join(links)
+    # what is torch's or a word is not taken for one of fastai's
+    unclear = r'https://docs\.fast\.ai/(torch_core\.html#(tensor|params|module)|.*#reducelronplateau)'
+    assert [o for o in links if re.fullmatch(unclear, o)] == []
+
+def test_furniture(pages):
+    "Version and repository in the bar; where a page's file is, to change, read, load and run; its copy is the notebook"
+    url = modidx['settings']['git_url']
+    notebooks = {nbpath2html(o.relative_to(root/'nbs')).as_posix(): o for o in (root/'nbs').rglob('[!_.]*.ipynb')}
+    for k,p in pages.items():
+        bar = p.path.read_text(encoding='utf-8').partition('</header>')[0]
+        assert f'>{__version__}<' in bar and f'href="{url}"' in bar, k
+        if k not in notebooks: continue
+        file = notebooks[k].relative_to(root).as_posix()
+        assert f'{url}/edit/main/{file}' in p.links and f'{url}/blob/main/{file}' in p.links, k
+        colab = url.replace('github.com', 'colab.research.google.com/github')
+        assert f'{colab}/blob/main/{file}' in p.links, k
+        copy = next(o for o in p.links if o.endswith(f'notebooks/{file}'))
+        assert (p.path.parent/copy).read_bytes() == notebooks[k].read_bytes()
+
+def test_index_of_names_and_list_of_tutorials(pages):
+    names = [f'{mod}.html#{o.lower()}' for mod in modules for o in public(mod)]
+    assert [o for o in names if o not in pages['names.html'].links] == []
+    main = (docs/'tutorials'/'index.html').read_text(encoding='utf-8').partition('<main')[2]
+    tutorials = {o.stem for o in (root/'nbs'/'tutorials').glob('*.ipynb')}
+    assert tutorials == set(re.findall(r'<a href="(\w+)\.html"[^>]*>[^<]', main.partition('page-navigation')[0]))
+
+def test_search_finds_subtitles_and_no_folded_code(pages):
+    index = json.loads((docs/'search.json').read_text(encoding='utf-8'))
+    assert 'exact megaflops' in next(o['section'] for o in index if o['href'] == 'summary.html' and o['section'])
+    texts = ' '.join(o['text'] for o in index)
+    assert 'def _n_rows' not in texts and 'summarize(resnet18()' in texts
+
+def mini_checkout(to, text, outputs=()):
+    "A checkout with two notebooks, one of them with `text` and a cell with `outputs`, and with a version of its own"
+    for o in ('fastai_ext', '.ci', 'pyproject.toml', 'settings.ini', 'LICENSE'):
+        (shutil.copytree if (root/o).is_dir() else shutil.copy)(root/o, to/o)
+    for o in ('tutorials', 'explanation'): (to/'nbs'/o).mkdir(parents=True)
+    for o in (root/'nbs').rglob('*'):
+        if o.is_file() and o.suffix != '.ipynb': shutil.copy(o, to/o.relative_to(root))
+    for o in ('CONTRIBUTING.md', 'CHANGELOG.md'): (to/o).write_text(f'# {o}\n\nLittle.\n')
+    (to/'fastai_ext'/'__init__.py').write_text('__version__ = "9.8.7"\n')
+    cells = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
+    def _write(path, *cells): nbformat.write(nbformat.v4.new_notebook(cells=cells), to/'nbs'/path)
+    for o in ('index.ipynb', 'tutorials/a.ipynb', 'explanation/macs.ipynb'): _write(o, cells[0](f'# {o}\n\n> Of {o}'))
+    _write('10b2_rng.ipynb', cells[0](f'# Random\n\n> {text}'), cells[0](text),
+        cells[1]('1', outputs=list(outputs)))
+
+def run_build(at):
+    env = {k: v for k,v in os.environ.items() if k != 'PYTHONPATH'}
+    cmd = [sys.executable, '-W', 'ignore', at/'.ci'/'site.py']
+    return subprocess.run(cmd, capture_output=True, text=True, cwd=at, env=env)
+
+def test_build_of_a_checkout(tmp_path):
+    "It reads the checkout, numbers with letters too; what is wrong ends it, and the site of before stays"
+    mini_checkout(tmp_path, 'See [the start](index.ipynb).')
+    res = run_build(tmp_path)
+    assert res.returncode == 0, res.stdout + res.stderr
+    page = tmp_path/'_docs'/'rng.html'
+    assert '9.8.7' in page.read_text() and 'See <a href="index.html">the start</a>' in page.read_text()
+    shutil.rmtree(tmp_path/'nbs')
+    [shutil.rmtree(tmp_path/o) for o in ('fastai_ext', '.ci')]
+    png = b64encode(b'\x89PNG\r\n\x1a\n' + b'\0'*8 + b'\0\0\0\1'*2).decode()
+    picture = nbformat.v4.new_output('display_data', data={'image/png': png})
+    mini_checkout(tmp_path, 'See [the end](index.ipynb#nowhere) and [nothing](12_nothing.ipynb).', [picture])
+    res = run_build(tmp_path)
+    assert res.returncode != 0
+    said = ('rng.html: index.html#nowhere', '12_nothing.ipynb', 'has no text: give its cell `#| fig-alt')
+    assert [o for o in said if o not in res.stdout + res.stderr] == [], res.stdout + res.stderr
+    assert 'See <a href="index.html">the start</a>' in page.read_text()
+
 class Quiet(SimpleHTTPRequestHandler):
+    "As GitHub serves it: below the name of the repository, with the page for what is missing"
     def log_message(self, *args): pass
+    def translate_path(self, path): return super().translate_path(path.removeprefix('/fastai_ext'))
+    def send_error(self, code, message=None, explain=None):
+        self.send_response(code)
+        self.send_header('Content-type', 'text/html')
+        self.end_headers()
+        if code == 404: self.wfile.write((docs/'404.html').read_bytes())
 
 @contextmanager
 def served():
     with ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=docs)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f'http://127.0.0.1:{server.server_port}'
+        yield f'http://127.0.0.1:{server.server_port}/fastai_ext'
         server.shutdown()
 
 @pytest.fixture(scope='module')
@@ -283,12 +381,89 @@ def test_search_and_dark_mode_in_a_browser(chromium):
         page.reload()
         assert ground() != light, 'the choice is forgotten'
 
+queries = {'megaflops': 'summary', 'cutout': 'erase', 'export': 'ensemble', 'unet': 'tutorials/your_project',
+    'quickstart': 'index', 'GPU': 'precision', 'random erasing': 'erase', 'tta': 'tta', 'ensemble': 'ensemble',
+    'learning rate schedule': 'schedule'}
+
+def test_search_finds_the_right_page_first(chromium):
+    with tab(chromium, viewport=dict(width=1280, height=900)) as (page, url):
+        found = {}
+        for q in queries:
+            page.goto(f'{url}/index.html')
+            page.fill('.smalldocs-search input', q)
+            page.wait_for_selector('.search-result')
+            href = page.locator('.search-result').first.get_attribute('href')
+            found[q] = href.removeprefix('./').partition('.html')[0]
+        assert found == queries
+
+def test_missing_page(chromium):
+    "Wherever it is asked for, it has its style and leads on"
+    browser,url = chromium
+    page = browser.new_page()
+    for o in ('nothing.html', 'tutorials/deep/nothing.html'):
+        assert page.goto(f'{url}/{o}').status == 404
+        assert page.locator('h1').inner_text() == 'Page not found'
+        assert page.evaluate('getComputedStyle(document.body).display') == 'flex', 'no style sheet'
+        page.get_by_role('link', name='all names').click()
+        page.wait_for_url(f'{url}/names.html')
+    page.close()
+
+def test_keyboard_and_copying(chromium):
+    "The first key skips to the text; code is copied as it is written, however it is wrapped"
+    permissions = ['clipboard-read', 'clipboard-write']
+    with tab(chromium, viewport=dict(width=390, height=900), permissions=permissions) as (page, url):
+        page.goto(f'{url}/summary.html')
+        page.keyboard.press('Tab')
+        assert page.evaluate('document.activeElement.innerText') == 'Skip to the text'
+        assert page.evaluate('document.activeElement.getBoundingClientRect().top') >= 0
+        page.keyboard.press('Enter')
+        assert page.url.endswith('#quarto-document-content')
+        page.evaluate("document.querySelector('main pre.sourceCode').style.width = '12rem'")
+        pre = page.locator('main pre.sourceCode').first
+        button = page.locator('main .code-copy-button').first
+        assert button.evaluate('o => getComputedStyle(o).opacity') == '1'
+        button.click()
+        copied = page.evaluate('navigator.clipboard.readText()')
+        assert copied == pre.locator('code').evaluate('o => o.textContent') and len(copied.splitlines()) == 2
+        assert pre.evaluate('o => o.clientHeight') > 60, 'the code is not wrapped'
+
+def test_contents_on_a_phone(chromium):
+    with tab(chromium, viewport=dict(width=390, height=900)) as (page, url):
+        page.goto(f'{url}/erase.html')
+        link = page.locator('#TOC-body a[href="#copying"]')
+        assert not link.is_visible()
+        page.locator('#TOC-body summary').click()
+        link.click()
+        page.wait_for_url(re.compile('#copying'))
+        assert page.get_by_role('link', name='Open in Colab').is_visible()
+        wide = page.locator('img.strip').evaluate_all('os => os.map(o => o.getBoundingClientRect().width)')
+        assert len(wide) > 3 and min(wide) > 600, 'the pictures of a strip cannot be seen'
+
+reach = """[...document.querySelectorAll('main *')].filter(o => o.scrollWidth > o.clientWidth + 1 && o.tabIndex < 0
+    && ['auto', 'scroll'].includes(getComputedStyle(o).overflowX)).map(o => o.outerHTML.slice(0, 80))"""
+
+@pytest.mark.parametrize('width,scheme', ((1280, 'light'), (390, 'dark')))
+def test_accessible(chromium, pages, width, scheme):
+    "axe finds nothing critical or serious on any page"
+    axe = pytest.importorskip('axe_playwright_python.sync_playwright', reason='no axe-playwright-python')
+    options = dict(resultTypes=['violations'])
+    found = []
+    with tab(chromium, viewport=dict(width=width, height=900), color_scheme=scheme) as (page, url):
+        for k in pages:
+            page.goto(f'{url}/{k}')
+            found += [(k, o) for o in page.evaluate(reach)]
+            for o in axe.Axe().run(page, options=options).response['violations']:
+                if o['impact'] in ('critical', 'serious'): found.append((k, o['id'], o['nodes'][0]['html'][:200]))
+    assert found == []
+
 @pytest.mark.parametrize('width', (1280, 390))
 def test_pages_in_a_browser(chromium, pages, width):
     "No error on any page, nothing wider than the window, and no picture that is missing"
     with tab(chromium, viewport=dict(width=width, height=900)) as (page, url):
         for k in pages:
             page.goto(f'{url}/{k}')
+            page.evaluate("document.querySelectorAll('img').forEach(o => o.loading = 'eager')")
+            page.wait_for_function('[...document.images].every(o => o.complete)')
             wide = page.evaluate('document.documentElement.scrollWidth')
             assert wide <= width, f'{k} is wider than a window of {width}'
             assert page.evaluate('[...document.images].filter(o => !o.complete || !o.naturalWidth).length') == 0, k
