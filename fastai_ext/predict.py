@@ -8,9 +8,8 @@ Docs: https://fastai-ext.github.io/fastai_ext/predict.html.md"""
 __all__ = ['find_images', 'load_run', 'ImagePredictor', 'predict_images']
 
 # %% ../nbs/10c_predict.ipynb #7e61746f
-from glob import glob, has_magic
 from importlib.util import find_spec
-import csv
+import glob
 from .all import *
 from .folder import image_files
 from .images import ImageInputs, in_workers
@@ -26,8 +25,8 @@ def find_images(
     res = []
     for o in map(str, L(names, use_list=None)):
         if os.path.isdir(o): found = list(map(str, image_files(o)))
-        elif os.path.exists(o) or not has_magic(o): found = [o]
-        else: found = sorted(f for f in glob(o, recursive=True) if os.path.isfile(f))
+        elif os.path.exists(o) or not glob.has_magic(o): found = [o]
+        else: found = sorted(f for f in glob.glob(o, recursive=True) if os.path.isfile(f))
         if not found: raise FileNotFoundError(f'There are no images in {o}')
         gone = first(f for f in found if not os.path.exists(f))
         if gone: raise FileNotFoundError(f'There is no image file {gone}')
