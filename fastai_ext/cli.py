@@ -71,8 +71,8 @@ def _add_jobs(add):
 def _add_predict(add):
     p = add('predict', help='classify image files', epilog=_examples['predict'])
     p.add_argument('images', nargs='+', metavar='IMAGES', help="files, folders, and patterns in quotes, 'a/**/*.jpg'")
-    p.add_argument('--learner', default='runs/train', metavar='RUN',
-        help='a run; or an exported learner, a pickle, which may run any code: only what you trust')
+    p.add_argument('--learner', default=argparse.SUPPRESS, metavar='RUN', help='a run; or an exported learner, a pickle, '
+        'which may run any code: only what you trust; not given: runs/train if it is there, else runs/fashion')
     p.add_argument('--out', default=argparse.SUPPRESS, metavar='FILE',
         help='write a table, .csv or .parquet, with the probabilities of all classes; not given: a line an image')
     p.add_argument('--strict', action='store_true', default=argparse.SUPPRESS,
@@ -120,8 +120,9 @@ def _show_progress(done, total, start):
     print(f'\r|{bar:-<30}| {done:,} of {total:,} images, {done/(time.time()-start):,.0f} images/s', end='',
         file=sys.stderr, flush=True)
 
-def _predict(images, learner, out=None, strict=False, invert=False, tta=None, **kwargs):
+def _predict(images, learner=None, out=None, strict=False, invert=False, tta=None, **kwargs):
     from fastai_ext.predict import ImagePredictor, find_images
+    if not learner: learner = 'runs/train' if os.path.isdir('runs/train') else 'runs/fashion'
     predictor,start = ImagePredictor(learner, tta, invert),time.time()
     files,bad = find_images(images),[]
     if out:

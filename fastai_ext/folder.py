@@ -11,7 +11,7 @@ __all__ = ['image_files', 'ImageTable', 'read_folder', 'check_images', 'ImageDat
 from collections import Counter, defaultdict
 import contextlib, hashlib
 from fastai.vision.all import *
-from .images import ImageInputs, ReadImage, in_workers, open_image
+from .images import ImageInputs, ReadImage, in_workers
 from .loaders import InMemoryDL # chkstyle: ignore (which patches `in_memory` into DataLoaders)
 
 # %% ../nbs/09c_folder.ipynb #4d0345a7
@@ -127,6 +127,7 @@ def _hold_out(t, multi, pct=.2, seed=42):
     held = np.concatenate([rng.permutation(g)[:max(1, round(pct*len(g)))] for g in groups])
     return t['content'].isin(t['content'][held])
 
+# %% ../nbs/09c_folder.ipynb #35ddf973
 def _several(n, what): return f'{n:,} {what}{"s"*(n != 1)}'
 
 def check_images(

@@ -104,4 +104,5 @@ def in_workers(
     "`f` of `n` items at a time, by worker processes that are only a few chunks ahead"
     chunks = [items[i:i+n] for i in range(0, len(items), n)]
     workers = min(ifnone(workers, min(8, defaults.cpus)), len(chunks)) if len(chunks) > 1 else 0
-    return iter(torch.utils.data.DataLoader(chunks, batch_size=None, collate_fn=f, num_workers=workers))
+    return iter(torch.utils.data.DataLoader(chunks, batch_size=None, collate_fn=f, num_workers=workers,
+        generator=torch.Generator())) # else it draws from the random state of whoever asks

@@ -185,10 +185,11 @@ def _run(kind, out, s, data, learn, summary, export):
     members = {str(seed): dict(accuracy=_accuracy(p), seconds=h['seconds'])
         for seed,p,h in zip(s.seeds, preds, histories.values())}
     scores = _scored(s, data, preds, together)
-    results = dict(kind=kind, settings=dict(s), data=data.found, inputs=asdict(data.inputs), vocab=[*data.dls.vocab],
-        multi=data.multi, members=members, ensemble=_accuracy(together), **scores, params=summary.total_params,
-        macs=summary.total_macs, seconds=sum(h['seconds'] for h in histories.values()), summary=str(summary),
-        environment=environment())
+    form = dict(inputs=asdict(data.inputs), vocab=[*data.dls.vocab], multi=data.multi)
+    costs = dict(params=summary.total_params, macs=summary.total_macs,
+        seconds=sum(h['seconds'] for h in histories.values()), summary=str(summary), environment=environment())
+    results = dict(kind=kind, settings=dict(s), data=data.found, members=members, ensemble=_accuracy(together))
+    results |= {**form, **scores, **costs}
     return _keep(out, data, final, histories, results, export)
 
 def _keep(out, data, final, histories, r, export):
@@ -199,17 +200,17 @@ def _keep(out, data, final, histories, r, export):
     _save_by(out/'model.safetensors', lambda p: save_safetensors(final.model, p))
     final.path,final.predict_with_tta,final.inputs = out,r['tta'],data.inputs
     if export: _save_by(out/'learner.pkl', lambda p: final.export(p.name))
-    there = {k: v for k,v in _captions.items() if (out/k).is_file()}
+    there = {f'{k}.png': v for k,v in _captions.items() if (out/f'{k}.png').is_file()}
     write_report(out, report_text(r, data.name, data.about, there))
     write_json(out/'results.json', r)
     return r
 
-_captions = {'data.png': 'The images: how many of each class, and how large',
-    'batch.png': 'Training images as the net sees them, some of them mirrored or moved',
-    'losses.png': 'The loss while training: of the training images by batch, smoothed, and of the validation images',
-    'schedule.png': 'Learning rate and momentum by batch',
-    'confusion_matrix.png': 'Confusion matrix: how many images of each class (rows) are taken for which (columns)',
-    'top_losses.png': 'The images that are predicted worst: what was predicted, what it is, the loss, the probability'}
+_captions = dict(data='The images: how many of each class, and how large')
+_captions['batch'] = 'Training images as the net sees them, some of them mirrored or moved'
+_captions['losses'] = 'The loss while training: of the training images by batch, smoothed, and of the validation images'
+_captions['schedule'] = 'Learning rate and momentum by batch'
+_captions['confusion_matrix'] = 'How many images of each class (rows) are taken for which class (columns)'
+_captions['top_losses'] = 'What is predicted worst: the prediction, what it is, the loss, the probability of the prediction'
 
 # %% ../nbs/10a_job.ipynb #fbc6973c
 def write_json(

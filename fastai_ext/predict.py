@@ -184,6 +184,7 @@ def write(self:ImagePredictor,
             f'None of the {len(files)} images can be read, the first: {bad[0][1]}')
     return bad
 
+# %% ../nbs/10c_predict.ipynb #d40e5f6d
 @patch
 def columns(self:ImagePredictor,
     files:list, # Paths

@@ -164,10 +164,11 @@ def _accuracies(r):
 def _verdict(r):
     "What is predicted how, and how sure that is"
     p,n,tta,part = r['headline'],r['n_judged'],r['tta'],dict(test='test', valid='validation')[r['judged']]
-    what = 'of the labels are right' if r['multi'] else 'are right'
+    what = 'of all labels are right' if r['multi'] else 'are right'
+    sure = '' if r['multi'] else \
+        f' One standard error of such an accuracy on {counted(n, "image")} is {math.sqrt(p*(1-p)/n):.4f}.'
     lines = [f'`fastai-ext predict` predicts{_how[tta][1:]}, since TTA was {"" if tta else "not "}better on the '
-        f'validation images: {p:.4f} {what} of the {part} images. ' + ('' if r['multi'] else 'One standard error of '
-        f'such an accuracy on {counted(n, "image")} is {math.sqrt(p*(1-p)/n):.4f}.')]
+        f'validation images: of the {part} images {p:.4f} {what}.{sure}']
     if r['judged'] == 'valid': lines.append('**There are no test images**, so this is the accuracy on the validation '
         'images, by which the choice for or against TTA was made: on new images it may be somewhat lower. A folder '
         '`test/` with images that nothing was chosen by gives a figure without that.')

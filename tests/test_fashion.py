@@ -266,7 +266,8 @@ def test_predict_transparent_and_deep_images(capsys, run, tmp_path):
     Image.fromarray(d.test_x[0].astype(np.uint16)*257).save(tmp_path/'deep.png')
     assert predict_images(run[0], [tmp_path/'deep.png'])[0] == pytest.approx(b, abs=1e-6)
     Image.fromarray(d.test_x[0].astype(np.float32)).save(tmp_path/'float.tif')
-    with pytest.raises(ValueError, match='float.tif has pixels of 32 bits'): predict_images(run[0], [tmp_path/'float.tif'])
+    args = ['predict', str(tmp_path/'float.tif'), '--learner', str(run[0]), '--strict']
+    check_error(capsys, args, 'float.tif has pixels of 32 bits')
 
 @pytest.mark.parametrize('content', [b'', b'junk', pickle.dumps({'a': 1})], ids=['empty', 'junk', 'dict'])
 def test_predict_with_what_is_no_learner(capsys, tmp_path, content):

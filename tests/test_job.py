@@ -1,6 +1,6 @@
 "The job on images of one's own, and prediction: what it finds, what it leaves, and what it says to wrong input"
 from fastai.vision.all import *
-import pickle, pytest, timm
+import pickle, pytest, subprocess, timm
 
 from fastai_ext.cli import run_cli
 from fastai_ext.data import fashion_mnist
@@ -76,7 +76,9 @@ def test_pixels_of_32_bits_are_refused(tmp_path):
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_workers_keep_the_order(workers):
+    state = torch.get_rng_state()
     assert list(in_workers(list, list(range(10)), 3, workers)) == [[0,1,2], [3,4,5], [6,7,8], [9]]
+    assert torch.equal(state, torch.get_rng_state())
 
 # Finding images
 
@@ -153,19 +155,21 @@ def wrong_folder(tmp_path, what):
     ('no label', ['no label for', 'cat/00.jpg']), ('no csv', ['no table that can be read']),
     ('no table', ['no file of labels'])])
 def test_wrong_folders(capsys, tmp_path, what, texts):
-    check_error(capsys, ['train', *wrong_folder(tmp_path, what), '--out', str(tmp_path/'out'), '--workers', '0'], *texts)
+    args = wrong_folder(tmp_path, what)
+    check_error(capsys, ['train', *args, '--out', str(tmp_path/'out'), '--workers', '0'], *texts)
     assert not (tmp_path/'out').exists()
 
 @pytest.mark.parametrize('args,texts', [(['--model', 'mini_resnet_fats'], ['mini_resnet_fast']),
     (['--size', '4', '--model', 'vgg11'], ['vgg11 does not work on 4×4', 'another size']),
-    (['--model', 'vit_tiny_patch16_224'], ['vit_tiny_patch16_224 does not work on 96×96']), (['--size', '2'], ['size=2']),
+    (['--model', 'vit_tiny_patch16_224'], ['vit_tiny_patch16_224 does not work on 96×96']),
+    (['--size', '2'], ['size=2']),
     (['--bs', '500'], ['bs=500', '20']), (['--weights', 'none.pth'], ['none.pth', 'mini_resnet']),
     (['--pretrained', '--weights', 'a'], ['not both']), (['--resume'], ['to resume'])])
 def test_wrong_options(capsys, tmp_path, folder, args, texts):
     check_error(capsys, ['train', str(folder), '--out', str(tmp_path/'out'), '--workers', '0', *args], *texts)
     assert not (tmp_path/'out').exists()
 
-def test_a_folder_has_to_be_named(capsys, tmp_path): check_error(capsys, ['train', '--out', str(tmp_path/'o')], 'name the')
+def test_a_folder_has_to_be_named(capsys): check_error(capsys, ['train', '--out', 'none'], 'name the folder')
 
 # The job
 
@@ -212,8 +216,40 @@ def test_resuming_with_other_images(capsys, tmp_path, run, folder):
     told = json.loads((out/'run.json').read_text())
     (out/'run.json').write_text(json.dumps({**told, 'folder': str(other)}))
     draw(other/'cat'/'00.jpg', 500)
-    check_error(capsys, ['train', '--out', str(out), '--resume', '--workers', '0'], 'begun with 24 images', 'fingerprint')
+    args = ['train', '--out', str(out), '--resume', '--workers', '0']
+    check_error(capsys, args, 'begun with 24 images', 'fingerprint')
     check_error(capsys, ['fashion', '--out', str(out), '--resume'], 'no run of `fastai-ext fashion`')
+
+@pytest.mark.slow
+@pytest.mark.parametrize('tuned', [False, True])
+def test_resumed_run_ends_with_the_same_weights(tmp_path, folder, undrawn, monkeypatch, run, tuned):
+    "Interrupted in the second epoch; with weights of a file, after a frozen one, in the second fit"
+    given = {**quick, 'seeds': [5], **(dict(weights=run[0]/'members'/'member_seed1.pth') if tuned else {})}
+    train_job(folder, tmp_path/'whole', **given)
+    keep = Recorder.after_batch
+    def _stop(self):
+        if self.training and self.n_epoch == 2 and self.epoch == 1: raise KeyboardInterrupt
+        keep(self)
+    with monkeypatch.context() as m:
+        m.setattr(Recorder, 'after_batch', _stop)
+        with pytest.raises(KeyboardInterrupt): train_job(folder, tmp_path/'cut', **given)
+    train_job(out=tmp_path/'cut', resume=True, workers=0)
+    a,b = (torch.load(tmp_path/o/'members'/'member_seed5.pth', weights_only=True) for o in ('whole','cut'))
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+@pytest.mark.slow
+def test_full_disk(tmp_path, folder, run):
+    "A limit on the size of files stands for it; nothing is left half"
+    code = f'''if True:
+        import resource, signal
+        from fastai_ext.cli import run_cli
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        run_cli(['predict', {str(folder)!r}, '--learner', {str(run[0])!r}, '--out', {str(tmp_path/'p.csv')!r},
+            '--workers', '0'])'''
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert res.returncode == 2 and re.fullmatch('fastai-ext: .*\n', res.stderr), res.stderr
+    assert not list(tmp_path.iterdir())
 
 def test_several_labels(tmp_path, folder, undrawn):
     t = pd.DataFrame(dict(file=[f'{c}/{i:02}.jpg' for c in ('cat','dog') for i in range(12)]))
@@ -237,8 +273,9 @@ def test_weights_of_a_file(tmp_path, folder, undrawn, run):
     assert json.loads((tmp_path/'out'/'members'/'history_3.json').read_text())['epochs'] and res['params']
 
 def test_weights_of_another_net(capsys, tmp_path, folder, run):
-    args = ['train', str(folder), '--out', str(tmp_path/'out'), '--workers', '0', '--size', '32', '--model', 'mini_resnet']
-    check_error(capsys, [*args, '--weights', str(run[0]/'model.safetensors')], 'model.safetensors', 'mini_resnet')
+    args = ['train', str(folder), '--out', str(tmp_path/'out'), '--workers', '0', '--size', '32']
+    file = run[0]/'model.safetensors'
+    check_error(capsys, [*args, '--model', 'mini_resnet', '--weights', str(file)], 'model.safetensors', 'mini_resnet')
 
 def test_weights_run_nothing(tmp_path):
     class Evil:
