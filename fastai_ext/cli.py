@@ -57,8 +57,8 @@ def _add_jobs(add):
         'train on Fashion-MNIST')):
         p = add(name, help=f'{what}, judge, leave a report', epilog=_examples[name])
         if name == 'train':
-            p.add_argument('folder', nargs='?', default=argparse.SUPPRESS, metavar='FOLDER', help='images: a folder for '
-                'each class, or train/, valid/ and perhaps test/ with such; can be left out with --resume')
+            p.add_argument('folder', nargs='?', default=argparse.SUPPRESS, metavar='FOLDER', help='images: a folder '
+                'for each class, or train/, valid/ and perhaps test/ with such; can be left out with --resume')
             p.add_argument('--workers', type=int, default=argparse.SUPPRESS, metavar='N',
                 help='processes that read images; not given: one a processor, at most 8')
         _add_settings(p, defaults)
@@ -71,8 +71,8 @@ def _add_jobs(add):
 def _add_predict(add):
     p = add('predict', help='classify image files', epilog=_examples['predict'])
     p.add_argument('images', nargs='+', metavar='IMAGES', help="files, folders, and patterns in quotes, 'a/**/*.jpg'")
-    p.add_argument('--learner', default=argparse.SUPPRESS, metavar='RUN', help='a run; or an exported learner, a pickle, '
-        'which may run any code: only what you trust; not given: runs/train if it is there, else runs/fashion')
+    p.add_argument('--learner', default=argparse.SUPPRESS, metavar='RUN', help='a run; or an exported learner, a '
+        'pickle, which may run any code: only what you trust; not given: runs/train if it is there, else runs/fashion')
     p.add_argument('--out', default=argparse.SUPPRESS, metavar='FILE',
         help='write a table, .csv or .parquet, with the probabilities of all classes; not given: a line an image')
     p.add_argument('--strict', action='store_true', default=argparse.SUPPRESS,

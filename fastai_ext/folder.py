@@ -1,4 +1,4 @@
-"""Images of your own: a folder for each class, or a table of files and labels, read and checked before anything is trained
+"""Images of your own: a folder for each class, or a table of labels, read and checked before anything is trained
 
 Docs: https://fastai-ext.github.io/fastai_ext/folder.html.md"""
 
@@ -81,8 +81,8 @@ class ImageTable:
         self.table,self.notices = pd.DataFrame(rows, columns=['file','labels','part']),list(notices)
         self.vocab = sorted({o for labels in self.table['labels'] for o in labels})
     def __repr__(self):
-        kind = 'with several labels each' if self.multi else 'in classes'
-        return f'{len(self.table):,} images of {len(self.vocab)} {"labels" if self.multi else "classes"} in {self.folder}'
+        kind = 'labels' if self.multi else 'classes'
+        return f'{len(self.table):,} images of {len(self.vocab)} {kind} in {self.folder.name}'
 
 def read_folder(
     folder:str|Path, # A folder of images

@@ -1,4 +1,4 @@
-"""Train, judge and keep a net, or an ensemble of several, on images of your own, from Python or with the command `fastai-ext train`
+"""Train, judge and keep an ensemble on images of your own, from Python or with the command `fastai-ext train`
 
 Docs: https://fastai-ext.github.io/fastai_ext/job.html.md"""
 
@@ -27,7 +27,7 @@ def train_job(
     resume:bool=False, # Go on with the run in `out`? Settings that are not given are then those of that run
     export:bool=False, # Leave an exported learner too, `learner.pkl`?
     workers:int|None=None, # Processes that read images; None: as many as there are processors, at most 8
-    **given # `labels`, `sep`, `model`, `size`, `pretrained`, `weights`, `epochs`, `bs`, `lr`, `seeds`; else `job_defaults`
+    **given # `labels`, `sep`, `model`, `size`, `pretrained`, `weights`, `epochs`, `bs`, `lr`, `seeds`, as `job_defaults`
 )->dict: # What `results.json` holds
     "Check the images, train a member a seed, judge each and their ensemble; report, pictures and weights go to `out`"
     if folder is not None: given['folder'] = folder
@@ -83,13 +83,13 @@ def pretrained_net(
     except Exception as e: # of many libraries
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
         if weights: raise ValueError(f'{weights} can\'t be used as weights of {model}: {why}') from e
-        raise ValueError(f'The trained weights of {model} can\'t be had ({why}): they need internet once, or put a file '
-            'of them here and name it by --weights FILE') from e
+        raise ValueError(f'The trained weights of {model} can\'t be had ({why}): they need internet once, or put a '
+            'file of them here and name it by --weights FILE') from e
     heads = tuple(L(net.pretrained_cfg.get('classifier', ())).map('{}.'.format))
-    def _shapes(d): return {k: tuple(v.shape) for k,v in d.items() if not k.startswith(heads) and 'num_batches' not in k}
+    def _shapes(d): return {(k, *v.shape) for k,v in d.items() if not k.startswith(heads) and 'num_batches' not in k}
     # timm leaves out what doesn't fit if the classifier is another
-    if weights and (odd := sorted(set(_shapes(state).items()) ^ set(_shapes(net.state_dict()).items()))): raise ValueError(
-        f'{weights} has weights of another net than {model}: {odd[0][0]} differs')
+    odd = sorted(_shapes(state) ^ _shapes(net.state_dict())) if weights else []
+    if odd: raise ValueError(f'{weights} has weights of another net than {model}: {odd[0][0]} differs')
     return net
 
 # %% ../nbs/10a_job.ipynb #beb4688f
@@ -107,7 +107,8 @@ def image_learner(
     net = make(model, in_chans=chans, num_classes=dls.c)
     split = mini_split if isinstance(net, MiniNet) else head_split if pretrained or weights else trainable_params
     metric = accuracy_multi if multi else accuracy
-    return Learner(dls, net, **{**dict(metrics=metric, cbs=[ChannelsLast(), AutoPrecision()], splitter=split), **kwargs})
+    usual = dict(metrics=metric, cbs=[ChannelsLast(), AutoPrecision()], splitter=split)
+    return Learner(dls, net, **{**usual, **kwargs})
 
 # %% ../nbs/10a_job.ipynb #4988e04a
 @dataclass
@@ -210,7 +211,7 @@ _captions['batch'] = 'Training images as the net sees them, some of them mirrore
 _captions['losses'] = 'The loss while training: of the training images by batch, smoothed, and of the validation images'
 _captions['schedule'] = 'Learning rate and momentum by batch'
 _captions['confusion_matrix'] = 'How many images of each class (rows) are taken for which class (columns)'
-_captions['top_losses'] = 'What is predicted worst: the prediction, what it is, the loss, the probability of the prediction'
+_captions['top_losses'] = 'What is predicted worst: the prediction, what it is, the loss, and the probability'
 
 # %% ../nbs/10a_job.ipynb #fbc6973c
 def write_json(
@@ -295,7 +296,8 @@ def _log_epoch(learn, vals):
     "A line for an epoch"
     def _shown(o): return f'{o:.4f}' if isinstance(o, float) else o
     if isinstance(vals[0], str): return # the names, which stand in each line
-    print(f'epoch {vals[0]+1}: ' + ', '.join(f'{k} {_shown(o)}' for k,o in zip(learn.recorder.metric_names[1:], vals[1:])))
+    named = zip(learn.recorder.metric_names[1:], vals[1:])
+    print(f'epoch {vals[0]+1}: ' + ', '.join(f'{k} {_shown(o)}' for k,o in named))
 
 # %% ../nbs/10a_job.ipynb #03799a3e
 def _judge(learn, parts):
@@ -312,7 +314,8 @@ def _scored(s, data, members, final):
     tta = acc['valid_tta'] > acc['valid']
     key = f'{judged}_tta' if tta else judged
     rows = [('TTA instead of plain', final[judged], final[f'{judged}_tta'])]
-    if len(members) > 1: rows += [(f'ensemble instead of seed {k}', m[key], final[key]) for k,m in zip(s.seeds, members)]
+    alone = zip(s.seeds, members) if len(members) > 1 else ()
+    rows += [(f'ensemble instead of seed {k}', o[key], final[key]) for k,o in alone]
     changes = [{'change': k, **fixed_broke(is_right(*a), is_right(*b))} for k,a,b in rows]
     sizes = {o: len(data.dls[i].dataset) for i,o in data.parts.items()}
     return dict(tta=tta, judged=judged, headline=acc[key], n_judged=sizes[judged], n_test=sizes.get('test', 0),

@@ -1,4 +1,4 @@
-"""Classify any number of image files with a run or an exported learner: in batches, with worker processes, in flat memory
+"""Classify any number of image files with a run or an exported learner, in batches, worker processes and flat memory
 
 Docs: https://fastai-ext.github.io/fastai_ext/predict.html.md"""
 
@@ -99,7 +99,7 @@ class ImagePredictor:
     "Classifies image files, batch by batch"
     def __init__(self,
         learner:str|Path|Learner, # Folder of a run; or an exported learner, a pickle, which runs any code
-        tta:bool|None=None, # Average each image with its mirror? None: if that was better on the run's validation images
+        tta:bool|None=None, # Average each image with its mirror? None: if that was better in the run's validation
         invert:bool=False # Exchange black and white? For dark things on white, where a net was trained on the contrary
     ):
         path = learner if isinstance(learner, Learner) else Path(learner)
@@ -168,8 +168,8 @@ def write(self:ImagePredictor,
     out,bad,done = Path(out),[],0
     kinds = {'.csv': _CSVTable, '.parquet': _ParquetTable}
     if out.suffix not in kinds: raise ValueError(f'{out}: expected a name that ends in .csv or .parquet')
-    if out.suffix == '.parquet' and not find_spec('pyarrow'): raise ValueError(f'{out}: Parquet needs pyarrow, which is '
-        'not installed: `pip install pyarrow`, or name a .csv')
+    if out.suffix == '.parquet' and not find_spec('pyarrow'): raise ValueError(
+        f'{out}: Parquet needs pyarrow, which is not installed: `pip install pyarrow`, or name a .csv')
     with whole_file(out) as part:
         table = kinds[out.suffix](part, ['file','label','probability', *(f'p_{o}' for o in self.vocab)])
         try:

@@ -146,12 +146,14 @@ def write_report(
     def _embedded(m): return f'src="data:image/png;base64,{b64encode((out/m[1]).read_bytes()).decode()}"'
     body = re.sub(r'src="([\w.]+\.png)"', _embedded, MarkdownIt('js-default').render(text))
     title = escape(text.splitlines()[0].lstrip('# ').replace('\\', ''))
-    page = f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n<meta ' \
-        f'name="viewport" content="width=device-width">\n<style>{_style}</style>\n</head>\n<body>\n{body}</body>\n</html>\n'
+    head = f'<meta charset="utf-8">\n<title>{title}</title>\n<meta name="viewport" content="width=device-width">'
+    page = f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n<style>{_style}</style>\n</head>\n<body>\n{body}' \
+        '</body>\n</html>\n'
     with whole_file(out/'report.html') as p: p.write_text(page, encoding='utf-8')
 
 # %% ../nbs/09d_report.ipynb #2578a6c4
-_columns = dict(valid='validation, plain', valid_tta='validation, with TTA', test='test, plain', test_tta='test, with TTA')
+_columns = dict(valid='validation, plain', valid_tta='validation, with TTA', test='test, plain')
+_columns['test_tta'] = 'test, with TTA'
 
 def _accuracies(r):
     "Accuracies of the members, and where there are several those of all together"
