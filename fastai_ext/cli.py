@@ -10,7 +10,7 @@ __all__ = ['run_cli']
 # %% ../nbs/11_cli.ipynb #00e9bcac
 from contextlib import contextmanager
 from functools import partial
-import argparse, os, re, shlex, sys, time, warnings
+import argparse, logging, os, re, shlex, sys, time, warnings
 from . import __version__
 from .settings import fashion_defaults, job_defaults
 
@@ -147,6 +147,7 @@ def _plain_output():
     from fastai.basics import defaults
     from fastai.callback.progress import ProgressCallback
     plt.switch_backend('agg')
+    logging.getLogger('huggingface_hub').setLevel('ERROR') # of a download that fails our error says it all
     was = defaults.callbacks
     if not sys.stdout.isatty(): defaults.callbacks = [o for o in was if o is not ProgressCallback]
     try:

@@ -10,7 +10,7 @@ __all__ = ['open_image', 'ImageInputs', 'ReadImage', 'in_workers']
 # %% ../nbs/09b_images.ipynb #56fb3f47
 from dataclasses import dataclass
 from fastai.vision.all import *
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 from .loaders import InMemoryDL # chkstyle: ignore (which patches `from_arrays` into DataLoaders)
 
 # %% ../nbs/09b_images.ipynb #80c49fd0
@@ -26,7 +26,8 @@ def open_image(
         img = ImageOps.exif_transpose(img)
     except FileNotFoundError: raise FileNotFoundError(f'There is no image file {file}') from None
     except Exception as e: # a damaged file can make a decoder raise anything
-        raise ValueError(f'{file} is no image that can be read: {e}') from e
+        why = 'its content is none of a known kind' if isinstance(e, UnidentifiedImageError) else e
+        raise ValueError(f'{file} is no image that can be read: {why}') from e
     if img.mode.startswith('I;16'): return Image.fromarray((np.asarray(img)>>8).astype(np.uint8))
     if img.mode[0] in 'IF': raise ValueError(f'{file} has pixels of 32 bits ({img.mode}): convert it to 8 or 16')
     return img

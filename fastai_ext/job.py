@@ -27,7 +27,7 @@ def train_job(
     resume:bool=False, # Go on with the run in `out`? Settings that are not given are then those of that run
     export:bool=False, # Leave an exported learner too, `learner.pkl`?
     workers:int|None=None, # Processes that read images; None: as many as there are processors, at most 8
-    **given # `labels`, `sep`, `model`, `size`, `pretrained`, `weights`, `epochs`, `bs`, `lr`, `seeds`, as `job_defaults`
+    **given # Settings: `labels`, `sep`, `model`, `size`, `pretrained`, `weights`, `epochs`, `bs`, `lr`, `seeds`
 )->dict: # What `results.json` holds
     "Check the images, train a member a seed, judge each and their ensemble; report, pictures and weights go to `out`"
     if folder is not None: given['folder'] = folder
@@ -81,7 +81,7 @@ def pretrained_net(
         cfg = dict(state_dict=state) if weights else None
         net = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=cfg, **kwargs)
     except Exception as e: # of many libraries
-        why = (str(e).strip() or type(e).__name__).splitlines()[0]
+        why = (str(e).strip() or type(e).__name__).splitlines()[0].split('. ')[0]
         if weights: raise ValueError(f'{weights} can\'t be used as weights of {model}: {why}') from e
         raise ValueError(f'The trained weights of {model} can\'t be had ({why}): they need internet once, or put a '
             'file of them here and name it by --weights FILE') from e
