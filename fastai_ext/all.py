@@ -29,4 +29,5 @@ from .schedule import *
 from .anneal import *
 from .tta import *
 from .members import *
+from .processes import *
 from .ensemble import *
