@@ -82,8 +82,8 @@ def plain_net(): return nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU()
 
 class Seen(Callback):
     "What the model is given in training and at which rate, and a stop"
-    order = 20
-    def __init__(self): self.stop,self.steps = None,[]
+    order,stop = 20,None # of the class, for what an instance has goes on with a Checkpoint
+    def __init__(self): self.steps = []
     def before_step(self): self.steps.append((self.x.clone(), self.y.clone(), self.opt.hypers[0]['lr']))
     def after_batch(self):
         if self.training and self.learn.train_iter == self.stop: raise KeyboardInterrupt
@@ -98,8 +98,8 @@ def fit(file=None, stop=None):
     began = deepcopy(learn.model)
     sched = BatchScheduler(partial(StepLR, step_size=3, gamma=.5))
     cbs = [seen := Seen(), avg := WeightAverage(equal=True), sched, *([Checkpoint(file, every=1)] if file else [])]
-    seen.stop = stop
-    with learn.no_logging(), contextlib.suppress(KeyboardInterrupt), learn.distrib_ctx(cpu=True):
+    Seen.stop = stop
+    with learn.no_logging(), contextlib.suppress(KeyboardInterrupt if stop else ()), learn.distrib_ctx(cpu=True):
         learn.fit(2, 1e-3, wd=0., cbs=cbs)
     return dict(steps=seen.steps, began=began.state_dict(), raw=avg.raw, held=learn.model.state_dict(),
         draws=[random.random(), np.random.rand(), torch.rand(1).item()])
