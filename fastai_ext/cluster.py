@@ -38,16 +38,19 @@ class BatchPredictor:
 
     def __call__(self,
         batch:dict # Name to array; each has as many items
-    )->dict: # The same, and `label` (n), its `probability` (n) and `probs` (n, classes), as the learner's vocab has them
+    )->dict: # The same, and `label` (n; several with `;` between), the highest `probability` (n) and `probs` (n, classes)
         "Predict a batch"
         if self.column not in batch: raise ValueError(
             f"There is no column {self.column!r} to predict, only {list(batch)}: name one by `column=`")
         learn,items = self.learn,list(batch[self.column])
-        tta,vocab = ifnone(self.tta, getattr(learn, 'predict_with_tta', False)),learn.dls.vocab
+        tta,vocab = ifnone(self.tta, getattr(learn, 'predict_with_tta', False)),getattr(learn.dls, 'vocab', None)
+        if vocab is None: raise ValueError("The learner predicts no classes (its `dls` have no vocab)")
         probs = torch.zeros(0, len(vocab)) # Ray may give a batch without items
         if items:
             dl = learn.dls.test_dl(items, num_workers=0)
             with learn.no_bar(): probs = (learn.tta_flip if tta else learn.get_preds)(dl=dl)[0].float()
-        labels = [str(vocab[i]) for i in probs.argmax(1)]
+        if isinstance(learn.loss_func, BCEWithLogitsLossFlat): # several labels an item
+            labels = [';'.join(str(v) for v,p in zip(vocab, o) if p > .5) for o in probs.tolist()]
+        else: labels = [str(vocab[i]) for i in probs.argmax(1)]
         best = probs.amax(1) if items else probs.sum(1)
         return {**batch, 'label': np.array(labels, dtype=object), 'probability': best.numpy(), 'probs': probs.numpy()}

@@ -30,7 +30,7 @@ def public(m): return {k: v for k,v in vars(m).items() if not k.startswith('_')}
 changed = [k for k,v in public(vision).items() if getattr(ours, k, None) is not v]
 clashes = [k for m in (text, tabular, collab) for k,v in public(ours).items() if v is not getattr(m, k, v)]
 names = [o.name for o in pkgutil.iter_modules(sys.modules['fastai_ext'].__path__) if o.name[0] != '_']
-mods = [importlib.import_module(f'fastai_ext.{o}') for o in set(names) - {'all', 'settings', 'fashion', 'cli'}]
+mods = [importlib.import_module(f'fastai_ext.{o}') for o in set(names) - {'all', 'settings', 'fashion', 'cli', 'distributed', 'cluster'}]
 lacking = [f'{m.__name__}.{n}' for m in mods for n in m.__all__ if getattr(ours, n, None) is not getattr(m, n)]
 res = dict(new=sorted(new), patched=patched, changed=changed, clashes=clashes, n=len(mods), lacking=lacking,
     added=added, original=original)
@@ -60,8 +60,8 @@ uses = dict(rng='', twin='rng', core='rng twin', averaging='core', loaders='core
 uses |= dict(callbacks='twin core augment', record='callbacks', precision='', resize='core summary callbacks')
 uses |= dict(sched='', schedule='callbacks sched', anneal='schedule', weights='core callbacks')
 uses |= dict(checkpoint='rng twin core callbacks', speed='twin core loaders callbacks precision')
-uses |= dict(tta='averaging core', members='averaging core')
-uses |= dict(ensemble='averaging core members callbacks schedule weights checkpoint')
+uses |= dict(tta='averaging core', members='averaging core', processes='', distributed='rng', cluster='tta')
+uses |= dict(ensemble='averaging core members callbacks schedule weights checkpoint processes')
 uses |= dict(all=None, settings='models', fashion='all settings', cli='settings fashion', __main__='cli')
 
 def test_modules_import_what_the_table_allows():

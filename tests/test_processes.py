@@ -1,6 +1,6 @@
 "Work that several processes share out: members that are trained side by side are those of one process"
 from fastai.basics import *
-import contextlib, inspect, pytest, signal, socket, subprocess, sys
+import pytest, signal, socket, subprocess, sys
 
 from fastai_ext.core import whole_file
 from fastai_ext.ensemble import fit_ensemble
@@ -13,8 +13,8 @@ worker = Path(__file__).parent/'members_worker.py'
 @pytest.fixture
 def launch(monkeypatch):
     "What a launcher tells the first of two processes"
-    for k,v in dict(WORLD_SIZE='2', RANK='0', MASTER_PORT='29500', ACCELERATE_USE_CPU='true').items():
-        monkeypatch.setenv(k, v)
+    env = dict(WORLD_SIZE='2', RANK='0', MASTER_PORT='29500', ACCELERATE_USE_CPU='true')
+    for k,v in env.items(): monkeypatch.setenv(k, v)
 
 def test_alone_within_a_launch(launch):
     assert (n_processes(), num_distrib()) == (2, 2)
