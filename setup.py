@@ -11,8 +11,8 @@ cfg = cfg['DEFAULT']
 lib = cfg['lib_name']
 version = re.search(r'^__version__ = "(.+)"$', (here/lib/'__init__.py').read_text(encoding='utf-8'), re.M)[1]
 statuses = ['1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Production/Stable']
-extras = {k: cfg[f'{k}_requirements'].split() for k in ('test', 'docs', 'dev', 'bench')}
-extras['test'] += extras['docs']
+extras = {k: cfg[f'{k}_requirements'].split() for k in ('test', 'docs', 'dev', 'bench', 'distrib', 'ray')}
+extras['test'] += extras['docs'] + extras['distrib'] + extras['ray']
 
 classifiers = [f'Development Status :: {statuses[int(cfg["status"])-1]}', 'Intended Audience :: Developers',
     'Intended Audience :: Science/Research', 'Programming Language :: Python :: 3', 'Operating System :: OS Independent']

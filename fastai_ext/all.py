@@ -30,4 +30,5 @@ from .anneal import *
 from .muon import *
 from .tta import *
 from .members import *
+from .processes import *
 from .ensemble import *

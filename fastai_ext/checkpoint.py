@@ -222,7 +222,7 @@ class Checkpoint(FitCallback):
         self.last,self.n_fits = self.token,self.n_fits+1
 
 # %% ../nbs/06e_checkpoint.ipynb #d96d6173
-def _is_distrib(): return torch.distributed.is_available() and torch.distributed.is_initialized()
+def _is_distrib(): return num_distrib() > 1 and torch.distributed.is_available() and torch.distributed.is_initialized()
 
 def _rngs_of_modules(learn):
     "Generators that are variables of the modules which transforms, data sets and callbacks come from"

@@ -12,6 +12,7 @@ __all__ = ['undisturbed', 'copy_hooks', 'provably_same', 'leaves_of', 'plain_ten
 from contextlib import contextmanager
 from copy import copy
 from importlib.metadata import version
+from uuid import uuid4
 import contextlib, inspect, io, platform, re, types
 import plum
 from fastai.basics import *
@@ -192,7 +193,7 @@ def whole_file(
 ): # A context with the path to write to, in the same folder
     "A path to write to; what is there becomes `path` at the end, and is removed if the block raises"
     path = Path(path)
-    part = path.with_name(f'part-{path.name}')
+    part = path.with_name(f'part-{uuid4().hex[:8]}-{path.name}')
     try:
         yield part
         part.replace(path)

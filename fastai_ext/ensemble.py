@@ -11,9 +11,10 @@ __all__ = ['EnsembleModel', 'ensemble', 'ensemble_preds', 'fit_ensemble', 'fit_s
 # %% ../nbs/09_ensemble.ipynb #65304ed7
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from copy import copy, deepcopy
 from types import SimpleNamespace
-import contextlib
+import contextlib, hashlib
 from fastai.callback.progress import *
 from fastai.vision.all import *
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
@@ -22,6 +23,7 @@ from .callbacks import FitCallback
 from .checkpoint import Checkpoint
 from .core import kept_rng, leaves_of, provably_same, save_whole, undisturbed, whole_file
 from .members import *
+from .processes import SideBySide, alone, n_processes
 from .schedule import BatchScheduler
 from .weights import renew_bn
 
@@ -147,6 +149,44 @@ def _told(f):
     return _simple_of(outside | defaults | (f.__kwdefaults__ or {})) | told
 
 # %% ../nbs/09_ensemble.ipynb #4c214077
+@contextmanager
+def _own_place(learn, here, folder):
+    "`learn` on this process's device, with a folder for what its fit saves, and quiet unless it is the first's"
+    on_gpu = here.device is not None and torch.device(ifnone(learn.dls.device, 'cpu')).type == 'cuda'
+    if on_gpu: learn.dls.to(here.device)
+    old,learn.model_dir = learn.model_dir,folder.absolute()
+    with contextlib.ExitStack() as stack:
+        if here.rank: L(learn.no_bar(), learn.no_logging()).map(stack.enter_context)
+        try: yield
+        finally: learn.model_dir = old
+    with contextlib.suppress(OSError): folder.rmdir() # if it is empty
+
+def _digest(file): return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+
+def _fit_side_by_side(here, member, told, folder, name, seeds, retrain):
+    "The members that `member(seed)` makes, each trained by one of the processes and loaded by the others"
+    files = {o: folder/f'{name}_seed{o}.pth' for o in seeds}
+    here.check_same(dict(seeds=list(seeds), name=name, retrain=retrain, **told))
+    here.check_shared(folder)
+    def _left():
+        wait = [f'{o} (process {i%here.n})' for i,(o,f) in enumerate(files.items())
+            if not f.exists() or f.with_suffix('.ckpt').exists()]
+        return f'Members not finished: {", ".join(wait)}. Started again in the same way, they go on' if wait else ''
+    res = {}
+    for o in here.share(seeds):
+        print(f'Process {here.rank} of {here.n}: member with seed {o}')
+        with here.working(f'the member with seed {o}', _left):
+            res[o] = member(o, retrain, partial(_own_place, here=here, folder=folder/f'{name}_seed{o}'))
+    with here.working('the end, waiting for the others', _left): here.wait()
+    whole = merge(*here.in_all(lambda: {o: _digest(files[o]) for o in res}))
+    def _load(o):
+        if not here.see(lambda: _digest(files[o]) == whole[o]): raise ValueError(f"{files[o]} is not what process "
+            f"{seeds.index(o)%here.n} has written: nothing else may write to that folder")
+        with contextlib.redirect_stdout(None): return member(o, False)
+    here.in_all(lambda: res.update((o, _load(o)) for o in seeds if o not in res) or None)
+    return L(res[o] for o in seeds)
+
+# %% ../nbs/09_ensemble.ipynb #ad55c220
 def fit_ensemble(
     make_learner:Callable, # Makes a new, untrained Learner
     n:int, # Number of members
@@ -158,19 +198,24 @@ def fit_ensemble(
 ) -> L: # The trained learners
     "Train `n` members from different seeds; each is saved as it finishes, and loaded if it was trained before"
     if n < 1: raise ValueError(f"n={n}: an ensemble needs at least one member")
-    seeds = range(seed, seed+n)
+    seeds,funcs = range(seed, seed+n),dict(make_learner=make_learner, fit=fit)
+    told = {f'{k} of {nm}': v for nm,f in funcs.items() for k,v in _told(f).items()}
+    told = json.loads(json.dumps(told)) # as it will be read
+    member = partial(_fit_or_load, make_learner, fit, path, name, told)
+    if n_processes() > 1:
+        here = SideBySide()
+        with kept_rng(), alone():
+            folder = Path(path) if path is not None else (o := make_learner()).path/o.model_dir
+            return _fit_side_by_side(here, member, told, folder, name, seeds, retrain)
     # a bar that isn't displayed prints its first character
-    return L(_fit_or_load(make_learner, fit, path, name, o, retrain) for o in (progress_bar(seeds) if n > 1 else seeds))
+    return L(member(o, retrain) for o in (progress_bar(seeds) if n > 1 else seeds))
 
-def _fit_or_load(make_learner, fit, path, name, seed, retrain):
+def _fit_or_load(make_learner, fit, path, name, told, seed, retrain, place=contextlib.nullcontext):
     with kept_rng():
         set_seed(seed)
         learn = make_learner()
         file = Path(ifnone(path, learn.path/learn.model_dir))/f'{name}_seed{seed}.pth'
         beside = file.with_suffix('.json')
-        funcs = dict(make_learner=make_learner, fit=fit)
-        told = {f'{k} of {nm}': v for nm,f in funcs.items() for k,v in _told(f).items()}
-        told = json.loads(json.dumps(told)) # as it will be read
         part = Checkpoint(file.with_suffix('.ckpt'), about=told)
         if file.is_file() and not retrain:
             _check_trained(file, beside, told, learn, seed)
@@ -181,7 +226,7 @@ def _fit_or_load(make_learner, fit, path, name, seed, retrain):
             if retrain: part.remove()
             for dl in learn.dls.loaders: dl.rng = random.Random(seed)
             set_seed(seed)
-            with learn.added_cbs(part): fit(learn)
+            with place(learn), learn.added_cbs(part): fit(learn)
             file.parent.mkdir(parents=True, exist_ok=True)
             # first, so that old weights and what is told of the new ones are never together
             file.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ owners = {
     lambda: SequentialLR(o := torch.optim.SGD([torch.zeros(1)]), [ConstantLR(o)]*2, [1]): '_schedulers _milestones',
     lambda: torch.ops.aten: '''_int_mm _trilinear _cudnn_rnn _unsafe_view _reshape_alias _fused_rms_norm
         _native_batch_norm_legit _native_batch_norm_legit_no_training''',
+    lambda: __import__('fastai_ext.distributed').distributed.DistributedTrainer: '_orig_before_fit _orig_after_fit',
     lambda: Learner: '_split _set_device _do_epoch_validate _with_events',
     lambda: Datasets([1,2]).dataloaders(bs=1).train: '_n_inp _types'}
 owner_of = {name: o for o,names in owners.items() for name in names.split()}

@@ -14,7 +14,7 @@ def run_py(code, **kwargs):
 def imported():
     "What a new process finds that imports fastai's vision, then ours, then fastai's other applications"
     code = '''
-commands = 'all settings images folder report job fashion predict cli'
+commands = 'all settings recipes distributed cluster images folder report job fashion predict cli'
 import importlib, json, pkgutil, sys
 from fastai.vision import all as vision
 from fastai.learner import Learner
@@ -61,8 +61,8 @@ uses = dict(rng='', twin='rng', core='rng twin', averaging='core', loaders='core
 uses |= dict(callbacks='twin core augment', record='callbacks', precision='', resize='core summary callbacks')
 uses |= dict(sched='', schedule='callbacks sched', anneal='schedule', muon='precision', weights='core callbacks')
 uses |= dict(checkpoint='rng twin core callbacks', speed='twin core loaders callbacks precision')
-uses |= dict(tta='averaging core', members='averaging core')
-uses |= dict(ensemble='averaging core members callbacks schedule weights checkpoint')
+uses |= dict(tta='averaging core', members='averaging core', processes='', distributed='rng', cluster='tta')
+uses |= dict(ensemble='averaging core members callbacks schedule weights checkpoint processes')
 uses |= dict(all=None, settings='models', recipes='all settings', images='loaders', folder='images loaders', report='core tta')
 uses |= dict(job='all settings images folder report', fashion='all settings images job')
 uses |= dict(predict='all settings images folder job', cli='settings report job fashion predict', __main__='cli')

@@ -1,0 +1,58 @@
+"""Members of an ensemble one after another, and side by side in two processes
+
+Claim: on two cores, two processes with one thread each train two members in less time than one process with two
+threads, and the members are those of one process with one thread, to the byte.
+Run: python benchmarks/processes.py [--runs N] (about 8 minutes for 2 on two free cores). Each way is launched as a
+user would, in turn: `seconds` is the time of `fit_ensemble`, `whole` that of the launch, with Python and the imports.
+`load` is the number of processes that wanted a core as the way began: with more than cores, read the ratios alone."""
+from fastai.vision.all import *
+import hashlib, os, subprocess, sys, tempfile
+
+from fastai_ext.data import fashion_mnist_dls
+from fastai_ext.augment import RandFlip
+from fastai_ext.ensemble import fit_ensemble
+from fastai_ext.models import mini_resnet
+from common import figure, in_turn, write
+
+n,epochs,lr = 2,6,1e-2
+ways = {'one process, 2 threads': (1, 2), 'one process, 1 thread': (1, 1), 'two processes, 1 thread each': (2, 1)}
+
+def make(): return Learner(fashion_mnist_dls('embedded', batch_tfms=RandFlip()), mini_resnet(), metrics=accuracy)
+def fit(learn):
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, lr)
+
+def member(folder):
+    "Run in each process of a launch"
+    start = time.perf_counter()
+    fit_ensemble(make, n, fit, folder)
+    (Path(folder)/f'seconds{os.environ.get("RANK", 0)}').write_text(str(time.perf_counter()-start))
+
+def launch(n_procs, threads):
+    "A launch of some processes with some threads: times, and digests of the members' files"
+    env = dict(os.environ, OMP_NUM_THREADS=str(threads), PYTHONWARNINGS='ignore')
+    cmd = [sys.executable, *(['-m','torch.distributed.run','--nproc_per_node',str(n_procs)] if n_procs > 1 else [])]
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as d:
+        start = time.perf_counter()
+        subprocess.run([*cmd, __file__, '--folder', d], env=env, check=True, stdout=subprocess.DEVNULL)
+        whole = time.perf_counter()-start
+        files = [hashlib.sha256((Path(d)/f'member_seed{i}.pth').read_bytes()).hexdigest()[:16] for i in range(n)]
+        secs = max(float((Path(d)/f'seconds{i}').read_text()) for i in range(n_procs))
+    print(f'{n_procs} × {threads}: {secs:.1f} s, {whole:.1f} s in all, load {load:.1f}', flush=True)
+    return dict(seconds=secs, whole=whole, load=load, files=files)
+
+@call_parse
+def main(
+    runs:int=2, # Rounds
+    folder:str='' # For itself: a process of a launch
+):
+    if folder: return member(folder)
+    res = in_turn(ways, runs, warm=0, measure=lambda o: launch(*o))
+    rows = [dict(way=k, processes=ways[k][0], threads=ways[k][1], files=ms[0]['files'],
+        repeats=all(o['files'] == ms[0]['files'] for o in ms),
+        **{f: figure([o[f] for o in ms]) for f in ('seconds','whole','load')}) for k,ms in res.items()]
+    for r in rows: r['ratio'] = r['seconds']['median']/rows[0]['seconds']['median']
+    write('processes', dict(model='mini_resnet', data='embedded', members=n, epochs=epochs, lr=lr, runs=runs), rows,
+        dict(same_members=rows[1]['files'] == rows[2]['files'], same_with_2_threads=rows[0]['files'] == rows[1]['files']))
+    print('| way | seconds | with the start | ratio |\n|---|--:|--:|--:|')
+    for r in rows: print(f"| {r['way']} | {r['seconds']['mean']:.1f} | {r['whole']['mean']:.1f} | {r['ratio']:.2f} |")
