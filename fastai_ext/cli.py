@@ -23,7 +23,7 @@ _examples = dict(
   fastai-ext train --resume                     after an interruption""",
     fashion="""examples:
   fastai-ext fashion                            the defaults, a minute and a half on two cores
-  fastai-ext fashion --data full --epochs 20 --seeds 1 2 3 --out runs/full
+  fastai-ext fashion --data full --recipe 20 --seeds 1 2 3 --out runs/full
   fastai-ext fashion --resume --out runs/full   after an interruption""",
     predict="""examples:
   fastai-ext predict photo.jpg 'more/**/*.png' folder --out preds.csv
@@ -42,6 +42,8 @@ def _add_settings(p, defaults):
     _arg('data', 'auto, embedded (5,000 training images), full (60,000) or a folder of IDX files', metavar='WHERE')
     _arg('labels', 'a table of the labels, CSV; not given: the names of the folders', metavar='FILE')
     _arg('sep', 'what is between several labels in that table', metavar='TEXT')
+    _arg('recipe', 'train by a recipe for so many epochs, 5, 20 or 50, from which the next options are then', type=int,
+        metavar='N')
     _arg('model', 'a model that timm knows; mini_* are those of this package', metavar='NAME')
     _arg('size', 'images are made squares of this side, pixels', type=int, metavar='N')
     _arg('pretrained', "begin with timm's weights, which are downloaded once", action='store_true')

@@ -11,6 +11,7 @@ __all__ = ['fashion_job', 'fashion_learner']
 from .all import *
 from .images import ImageInputs
 from .job import JobData, image_learner, run_job
+from .recipes import recipe_of
 from .settings import fashion_defaults
 
 # %% ../nbs/10_fashion.ipynb #ef1b7b84
@@ -18,7 +19,7 @@ def fashion_job(
     out:str|Path='runs/fashion', # Folder for what the job leaves: made if it isn't there
     resume:bool=False, # Go on with the run in `out`? Settings that are not given are then those of that run
     export:bool=False, # Leave an exported learner too, `learner.pkl`?
-    **given # `model`, `data`, `epochs`, `bs`, `lr` (1cycle's highest), `seeds` (a member each); else `fashion_defaults`
+    **given # `model`, `data`, `recipe`, `epochs`, `bs`, `lr` (the highest), `seeds` (a member each); else `fashion_defaults`
 )->dict: # What `results.json` holds
     "Train a member a seed, judge each and their ensemble; results, report, pictures and weights go to `out`"
     return run_job('fashion', _fashion_data, fashion_defaults, out, resume, export, given)
@@ -26,10 +27,10 @@ def fashion_job(
 def _fashion_data(s, out):
     "What a job needs of Fashion-MNIST"
     data = fashion_mnist(s.data)
-    dls = fashion_mnist_dls(data, bs=s.bs, batch_tfms=RandFlip())
+    dls = fashion_mnist_dls(data, bs=s.bs, batch_tfms=None if s.recipe else RandFlip())
     inputs = ImageInputs(1, 28, 'pad', 'black', *map(tuple, fashion_stats))
     return JobData('Fashion-MNIST', dls, str(data), [f'{data}.'], inputs, text=f'{data}\n',
-        make=partial(fashion_learner, dls, s.model))
+        make=partial(recipe_of(s).learner if s.recipe else partial(fashion_learner, model=s.model), dls))
 
 # %% ../nbs/10_fashion.ipynb #3339330d
 def fashion_learner(

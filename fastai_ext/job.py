@@ -14,6 +14,7 @@ from .all import *
 from .folder import check_images, read_folder
 from .images import ImageInputs
 from .report import *
+from .recipes import recipe_of, recipes
 from .settings import check_settings, job_defaults, plain_settings
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -44,14 +45,16 @@ def _folder_data(s, out, workers, full):
     counts,sizes,name = data.counts(),data.sizes(),Path(s.folder).name
     print(f'{counts}\n\n{sizes}', *data.notices, sep='\n')
     if not full: s.bs = min(s.bs, int(counts.loc['all images','train']))
-    dls = data.dls(inputs, s.bs, [RandFlip(), RandPadCrop(max(1, s.size//16))], workers=workers)
+    if (r := recipe_of(s)) and data.multi: raise ValueError('recipe: recipes are for one label an image')
+    dls = data.dls(inputs, s.bs, [] if r else [RandFlip(), RandPadCrop(max(1, s.size//16))], workers=workers)
+    make = partial(image_learner, model=s.model, chans=3, multi=data.multi, pretrained=s.pretrained, weights=s.weights)
     about = ['## The images', f'In `{s.folder}`; of each class, by what they are for:', md_table(counts),
         'Width and height in pixels:', md_table(sizes), '\n'.join(f'- {plain_md(o)}' for o in data.notices)]
     def _draw():
         data.plot()
         save_fig(Path(out)/'data.png')
     return JobData(name, dls, data.found, about, inputs, data.multi, draw=_draw, tuned=bool(s.pretrained or s.weights),
-        make=partial(image_learner, dls, s.model, 3, data.multi, s.pretrained, s.weights))
+        make=partial(r.learner, dls, n_in=3) if r else partial(make, dls))
 
 # %% ../nbs/10a_job.ipynb #300149ae
 def net_stats(
@@ -142,6 +145,9 @@ def run_job(
 )->dict: # What `results.json` holds
     "Train a member a seed, judge each and their ensemble; results, report, pictures and weights go to `out`"
     out = Path(out)
+    if name := given.get('recipe'):
+        if name not in recipes: raise ValueError(f'recipe={name}: expected one of {", ".join(map(str, recipes))}')
+        defaults = {**defaults, **{k: getattr(recipes[name], k) for k in ('model','epochs','bs','lr')}}
     s = AttrDict(_open_run(kind, defaults, out, resume, plain_settings(given, defaults)))
     was = s.pop('found', None)
     data = read(s, out)
@@ -275,12 +281,13 @@ class _MemberWatch(Callback):
 # %% ../nbs/10a_job.ipynb #0d762f43
 def _member(data, s, seed, folder):
     "A trained member, and its history: losses, rates and momenta by batch, rows by epoch, and seconds"
-    file,epochs,lr,tuned = folder/f'history_{seed}.json',s.epochs,s.lr,data.tuned
+    file,epochs,lr,tuned,r = folder/f'history_{seed}.json',s.epochs,s.lr,data.tuned,recipe_of(s)
     def _fit(learn):
         print(f'Member with seed {seed}: {counted(epochs, "epoch")}' + ', and a frozen one before'*tuned)
         watch = _MemberWatch(seed, folder)
         learn.logger = partial(_log_epoch, learn) # a progress bar has its own
-        (learn.fine_tune if tuned else learn.fit_one_cycle)(epochs, lr, cbs=watch)
+        if r: r.fit(learn, cbs=watch)
+        else: (learn.fine_tune if tuned else learn.fit_one_cycle)(epochs, lr, cbs=watch)
         rec = learn.recorder
         write_json(file, dict(loss=[float(o) for o in rec.losses], lr=rec.hps['lr'], mom=rec.hps['mom'],
             epochs=[[float(v) for v in o] for o in rec.values], seconds=watch.seconds))

@@ -12,9 +12,9 @@ from pathlib import Path
 import difflib, math
 
 # %% ../nbs/09a_settings.ipynb #8beb141a
-fashion_defaults = dict(model='mini_resnet', data='embedded', epochs=6, bs=64, lr=1e-2, seeds=[42, 43])
-job_defaults = dict(folder=None, labels=None, sep=';', model='mini_resnet', size=96, pretrained=False, weights=None,
-    epochs=40, bs=16, lr=4e-3, seeds=[42, 43])
+fashion_defaults = dict(model='mini_resnet', data='embedded', recipe=None, epochs=6, bs=64, lr=1e-2, seeds=[42, 43])
+job_defaults = dict(folder=None, labels=None, sep=';', recipe=None, model='mini_resnet', size=96, pretrained=False,
+    weights=None, epochs=40, bs=16, lr=4e-3, seeds=[42, 43])
 
 # %% ../nbs/09a_settings.ipynb #434008a4
 def check_settings(
@@ -26,6 +26,7 @@ def check_settings(
     size:int=28, # Side of the images, pixels
     pretrained:bool=False, # Begin with timm's weights?
     weights:str|None=None, # Begin with those of this file?
+    recipe:int|None=None, # A key of `recipes`
     **_ # What needs no check
 ):
     "Raise a ValueError for a setting that can't work"
@@ -38,6 +39,8 @@ def check_settings(
     if epochs < 1: raise ValueError(f'epochs={epochs}: expected at least 1')
     if bs < 2: raise ValueError(f'bs={bs}: expected at least 2, since batch norm needs more than one image')
     if not 4 <= size <= 4096: raise ValueError(f'size={size}: expected 4 to 4096 pixels')
+    if recipe and (pretrained or weights): raise ValueError(f'recipe={recipe}: recipes train from scratch, without '
+        'pretrained weights')
     if pretrained and weights: raise ValueError(f'weights={weights}: give a file, or pretrained, not both')
     if not 0 < lr < math.inf: raise ValueError(f'lr={lr}: expected a finite learning rate above 0')
     if not 0 < len(set(seeds)) == len(seeds): raise ValueError(f'seeds={seeds}: expected one or more, all different')
@@ -45,7 +48,7 @@ def check_settings(
     if wild: raise ValueError(f'seeds={seeds}: {wild[0]} is out of range, which is a billion either way')
 
 # %% ../nbs/09a_settings.ipynb #1c35d7f8
-_kinds = dict(epochs=int, bs=int, size=int, lr=float, model=str, sep=str, found=str, pretrained=bool)
+_kinds = dict(recipe=(int,type(None)), epochs=int, bs=int, size=int, lr=float, model=str, sep=str, found=str, pretrained=bool)
 _paths = 'data','folder','labels','weights'
 
 def plain_settings(
@@ -57,7 +60,7 @@ def plain_settings(
     if unknown: raise ValueError(f'There is no setting {min(unknown)}: expected {", ".join(defaults)}')
     for k,kind in _kinds.items():
         fits = (float,int) if kind is float else kind # a whole number will do for any
-        if k in given and not isinstance(given[k], fits): raise TypeError(f'{k}={given[k]!r}: expected {kind.__name__}')
+        if k in given and not isinstance(given[k], fits): raise TypeError(f'{k}={given[k]!r}: expected {getattr(kind, "__name__", "int")}')
     res,seeds = dict(given),given.get('seeds')
     for k in _paths:
         if given.get(k) not in (None, 'auto', 'embedded', 'full'): res[k] = str(Path(given[k]).absolute())

@@ -64,7 +64,7 @@ uses |= dict(checkpoint='rng twin core callbacks', speed='twin core loaders call
 uses |= dict(tta='averaging core', members='averaging core', processes='', distributed='rng', cluster='tta')
 uses |= dict(ensemble='averaging core members callbacks schedule weights checkpoint processes')
 uses |= dict(all=None, settings='models', recipes='all settings', images='loaders', folder='images loaders', report='core tta')
-uses |= dict(job='all settings images folder report', fashion='all settings images job')
+uses |= dict(job='all settings recipes images folder report', fashion='all settings recipes images job')
 uses |= dict(predict='all settings images folder job', cli='settings report job fashion predict', __main__='cli')
 
 def test_modules_import_what_the_table_allows():
