@@ -146,7 +146,7 @@ def run_job(
     "Train a member a seed, judge each and their ensemble; results, report, pictures and weights go to `out`"
     out = Path(out)
     if name := given.get('recipe'):
-        if name not in recipes: raise ValueError(f'recipe={name}: expected one of {", ".join(map(str, recipes))}')
+        if name not in recipes: raise ValueError(f'recipe={name!r}: expected one of {", ".join(map(str, recipes))}')
         defaults = {**defaults, **{k: getattr(recipes[name], k) for k in ('model','epochs','bs','lr')}}
     s = AttrDict(_open_run(kind, defaults, out, resume, plain_settings(given, defaults)))
     was = s.pop('found', None)

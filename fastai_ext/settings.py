@@ -48,7 +48,7 @@ def check_settings(
     if wild: raise ValueError(f'seeds={seeds}: {wild[0]} is out of range, which is a billion either way')
 
 # %% ../nbs/09a_settings.ipynb #1c35d7f8
-_kinds = dict(recipe=(int,type(None)), epochs=int, bs=int, size=int, lr=float, model=str, sep=str, found=str, pretrained=bool)
+_kinds = dict(epochs=int, bs=int, size=int, lr=float, model=str, sep=str, found=str, pretrained=bool)
 _paths = 'data','folder','labels','weights'
 
 def plain_settings(
@@ -60,7 +60,7 @@ def plain_settings(
     if unknown: raise ValueError(f'There is no setting {min(unknown)}: expected {", ".join(defaults)}')
     for k,kind in _kinds.items():
         fits = (float,int) if kind is float else kind # a whole number will do for any
-        if k in given and not isinstance(given[k], fits): raise TypeError(f'{k}={given[k]!r}: expected {getattr(kind, "__name__", "int")}')
+        if k in given and not isinstance(given[k], fits): raise TypeError(f'{k}={given[k]!r}: expected {kind.__name__}')
     res,seeds = dict(given),given.get('seeds')
     for k in _paths:
         if given.get(k) not in (None, 'auto', 'embedded', 'full'): res[k] = str(Path(given[k]).absolute())

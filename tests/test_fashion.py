@@ -7,6 +7,7 @@ from fastai_ext.data import *
 from fastai_ext.cli import run_cli
 from fastai_ext.fashion import *
 from fastai_ext.predict import predict_images
+from fastai_ext.recipes import recipes
 
 
 files = {'results.json', 'report.md', 'report.html', 'run.json', 'model.safetensors', 'batch.png', 'losses.png',
@@ -348,6 +349,7 @@ def test_full_disk(tmp_path, folder):
         from fastai_ext.cli import run_cli
         from fastai_ext.fashion import *
 from fastai_ext.predict import predict_images
+from fastai_ext.recipes import recipes
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
         run_cli(['fashion', '--out', {str(tmp_path/'out')!r}, '--data', {folder!r}, '--model', 'mini_convnet',
@@ -402,3 +404,17 @@ def test_predicts_in_the_way_that_was_better(run, tmp_path):
     Image.fromarray(fashion_mnist('embedded').test_x[0]).save(tmp_path/'a.png')
     plain,tta,default = (predict_images(out, [tmp_path/'a.png'], tta=o)[0] for o in (False,True,None))
     assert plain != pytest.approx(tta, abs=1e-6) and default == pytest.approx(tta if res['tta'] else plain, abs=1e-7)
+
+def test_by_recipe(folder, undrawn, tmp_path):
+    "The recipe's settings unless others are given, in the run and in the optimizer; it is kept for resuming"
+    res = fashion_job(tmp_path/'run', data=folder, recipe=5, model='mini_convnet', epochs=1, seeds=[1], bs=50)
+    s = res['settings']
+    assert (s['recipe'], s['lr'], s['epochs'], s['model']) == (5, recipes[5].lr, 1, 'mini_convnet')
+    history = json.loads((tmp_path/'run'/'members'/'history_1.json').read_text())
+    assert set(history['mom']) == {recipes[5].mom} and max(history['lr']) <= recipes[5].lr
+    PILImageBW.create(fashion_mnist(folder).test_x[0]).save(tmp_path/'a.png')
+    assert len(predict_images(tmp_path/'run', [tmp_path/'a.png'])[0]) == 10
+    again = fashion_job(tmp_path/'run', resume=True)
+    assert again['members']['1']['accuracy'] == res['members']['1']['accuracy']
+    with pytest.raises(ValueError, match='recipe=7: expected one of 5, 20, 50'): fashion_job(tmp_path/'b', recipe=7)
+    with pytest.raises(ValueError, match="recipe='5': expected"): fashion_job(tmp_path/'b', recipe='5')
