@@ -349,7 +349,7 @@ def picture(m, page, files):
     "A picture is the file of the page's Markdown copy, and is loaded when it comes into sight"
     data = b64decode(m[1])
     w,h = struct.unpack('>II', data[16:24])
-    strip = ' strip' if w > 2.5*h else ''
+    strip = ' strip' if w > 2*h else ''
     url = files[data].relative_to(page.parent)
     return f'src="{url}" width="{w}" height="{h}" loading="lazy" class="img-fluid{strip}"'
 
