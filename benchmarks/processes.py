@@ -13,12 +13,15 @@ from fastai_ext.cluster import BatchPredictor
 from fastai_ext.data import fashion_mnist, fashion_mnist_dls
 from fastai_ext.ensemble import fit_ensemble
 from fastai_ext.models import mini_resnet
+from fastai_ext.precision import AutoPrecision
 from common import figure, in_new_process, in_turn, seconds, write
 
 n,epochs,lr = 2,6,1e-2
 ways = {'one process, 2 threads': (1, 2), 'one process, 1 thread': (1, 1), 'two processes, 1 thread each': (2, 1)}
 
-def make(): return Learner(fashion_mnist_dls('embedded', batch_tfms=RandFlip()), mini_resnet(), metrics=accuracy)
+def make():
+    dls = fashion_mnist_dls('embedded', batch_tfms=RandFlip())
+    return Learner(dls, mini_resnet(), metrics=accuracy, cbs=[ChannelsLast(), AutoPrecision()])
 def fit(learn):
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, lr)
 
