@@ -8,16 +8,20 @@ user would, in turn: `seconds` is the time of `fit_ensemble`, `whole` that of th
 from fastai.vision.all import *
 import hashlib, os, subprocess, sys, tempfile
 
-from fastai_ext.data import fashion_mnist_dls
 from fastai_ext.augment import RandFlip
+from fastai_ext.cluster import BatchPredictor
+from fastai_ext.data import fashion_mnist, fashion_mnist_dls
 from fastai_ext.ensemble import fit_ensemble
 from fastai_ext.models import mini_resnet
-from common import figure, in_turn, write
+from fastai_ext.precision import AutoPrecision
+from common import figure, in_new_process, in_turn, seconds, write
 
 n,epochs,lr = 2,6,1e-2
 ways = {'one process, 2 threads': (1, 2), 'one process, 1 thread': (1, 1), 'two processes, 1 thread each': (2, 1)}
 
-def make(): return Learner(fashion_mnist_dls('embedded', batch_tfms=RandFlip()), mini_resnet(), metrics=accuracy)
+def make():
+    dls = fashion_mnist_dls('embedded', batch_tfms=RandFlip())
+    return Learner(dls, mini_resnet(), metrics=accuracy, cbs=[ChannelsLast(), AutoPrecision()])
 def fit(learn):
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, lr)
 
@@ -41,18 +45,29 @@ def launch(n_procs, threads):
     print(f'{n_procs} × {threads}: {secs:.1f} s, {whole:.1f} s in all, load {load:.1f}', flush=True)
     return dict(seconds=secs, whole=whole, load=load, files=files)
 
+def rate():
+    "Images a second that one thread predicts with flip TTA, read from arrays"
+    torch.set_num_threads(1)
+    learn,x = make(),np.concatenate([fashion_mnist('embedded').test_x]*2)
+    predict = BatchPredictor(learn, tta=True)
+    return [len(x)/seconds(lambda: [predict(dict(image=o)) for o in np.split(x, 8)]) for _ in range(5)]
+
+def row(way, ms):
+    times = {f: figure([o[f] for o in ms]) for f in ('seconds','whole','load')}
+    files = [o['files'] for o in ms]
+    about = dict(way=way, processes=ways[way][0], threads=ways[way][1])
+    return dict(about, **times, files=files[0], repeats=len(set(map(tuple, files))) == 1)
+
 @call_parse
 def main(
     runs:int=2, # Rounds
     folder:str='' # For itself: a process of a launch
 ):
     if folder: return member(folder)
-    res = in_turn(ways, runs, warm=0, measure=lambda o: launch(*o))
-    rows = [dict(way=k, processes=ways[k][0], threads=ways[k][1], files=ms[0]['files'],
-        repeats=all(o['files'] == ms[0]['files'] for o in ms),
-        **{f: figure([o[f] for o in ms]) for f in ('seconds','whole','load')}) for k,ms in res.items()]
+    rows = [row(*o) for o in in_turn(ways, runs, warm=0, measure=lambda o: launch(*o)).items()]
     for r in rows: r['ratio'] = r['seconds']['median']/rows[0]['seconds']['median']
+    same = [r['files'] == rows[1]['files'] for r in rows]
     write('processes', dict(model='mini_resnet', data='embedded', members=n, epochs=epochs, lr=lr, runs=runs), rows,
-        dict(same_members=rows[1]['files'] == rows[2]['files'], same_with_2_threads=rows[0]['files'] == rows[1]['files']))
+        dict(same_members=same[2], same_with_2_threads=same[0], images_per_s=figure(in_new_process(rate))))
     print('| way | seconds | with the start | ratio |\n|---|--:|--:|--:|')
     for r in rows: print(f"| {r['way']} | {r['seconds']['mean']:.1f} | {r['whole']['mean']:.1f} | {r['ratio']:.2f} |")

@@ -166,7 +166,7 @@ def _digest(file): return hashlib.sha256(file.read_bytes()).hexdigest() if file.
 def _fit_side_by_side(here, member, told, folder, name, seeds, retrain):
     "The members that `member(seed)` makes, each trained by one of the processes and loaded by the others"
     files = {o: folder/f'{name}_seed{o}.pth' for o in seeds}
-    here.check_same(dict(seeds=list(seeds), name=name, retrain=retrain, **told))
+    here.check_same(dict(seeds=seeds, name=name, retrain=retrain, **told))
     here.check_shared(folder)
     def _left():
         wait = [f'{o} (process {i%here.n})' for i,(o,f) in enumerate(files.items())
@@ -193,12 +193,13 @@ def fit_ensemble(
     fit:Callable, # Trains the Learner that it is given
     path:str|Path|None=None, # Folder of the members' weights; None: the Learner's own, `learn.path/learn.model_dir`
     name:str='member', # Start of the file names; the seed follows
-    seed:int=0, # Member i is made and trained with `seed+i`
+    seed:int|Sequence=0, # Member i is made and trained with `seed+i`; or a seed for each
     retrain:bool=False # Train members again that have been trained before?
 ) -> L: # The trained learners
     "Train `n` members from different seeds; each is saved as it finishes, and loaded if it was trained before"
     if n < 1: raise ValueError(f"n={n}: an ensemble needs at least one member")
-    seeds,funcs = range(seed, seed+n),dict(make_learner=make_learner, fit=fit)
+    seeds,funcs = list(range(seed, seed+n) if isinstance(seed, int) else seed),dict(make_learner=make_learner, fit=fit)
+    if len({*seeds}) < n or len(seeds) != n: raise ValueError(f"seed={seed}: expected {n} different ones, or the first")
     told = {f'{k} of {nm}': v for nm,f in funcs.items() for k,v in _told(f).items()}
     told = json.loads(json.dumps(told)) # as it will be read
     member = partial(_fit_or_load, make_learner, fit, path, name, told)

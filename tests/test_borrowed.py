@@ -5,7 +5,7 @@ import ast, pkgutil, pytest
 
 root = Path(__file__).parents[1]
 files = sorted(o for d in ('fastai_ext', '.ci') for o in (root/d).glob('*.py') if o.stem != '_modidx')
-modules = dict(torch='torch', nn='torch.nn', sys='sys', timm='timm', nbdev='nbdev')
+modules = dict(os='os', torch='torch', nn='torch.nn', sys='sys', timm='timm', nbdev='nbdev')
 
 # What has them, made when it is asked for
 owners = {

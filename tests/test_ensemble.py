@@ -251,6 +251,16 @@ def test_a_member_goes_on_in_the_middle(tmp_path, monkeypatch, at):
     names = [f'member_seed{i}.{o}' for i in (0,1) for o in ('json','pth')]
     assert sorted(o.name for o in (tmp_path/'b').iterdir()) == names
 
+def test_seeds_of_ones_own(tmp_path):
+    "The members are those of consecutive seeds that have the same"
+    dls = make_dls()
+    def make(): return alike(1, dls, tmp_path)[0]
+    all3 = fit_ensemble(make, 3, small_fit, path=tmp_path/'a', seed=4)
+    two = fit_ensemble(make, 2, small_fit, path=tmp_path/'b', seed=[6, 4])
+    for a,b in zip((all3[2], all3[0]), two): assert torch.equal(a.model[0].weight, b.model[0].weight)
+    for o in ([1], [1, 1], [1, 2, 3]):
+        with refused('expected 2 different ones'): fit_ensemble(make, 2, small_fit, path=tmp_path/'c', seed=o)
+
 def test_what_was_trained_before_is_said_or_trained_anew(tmp_path, capsys):
     dls = make_dls()
     def make(): return alike(1, dls, tmp_path)[0]
