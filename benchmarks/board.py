@@ -6,7 +6,7 @@ Claim: the figures of the page "The board", and what each part of a recipe is wo
 - The test set is used once for each seed of a recipe that is settled, after training on all 60,000 (`final`).
 Run: python benchmarks/board.py [--part choice|final] [--epochs 5] [--seeds 3] [--minutes 100] [--recipe mine.py]
 `mine.py` defines `recipe`, a `Recipe`; the name of the file is its name on the board. A run goes into
-results/board.json when it is finished; one that was interrupted goes on within its epochs, from what is in runs/board."""
+results/board.json when it is finished; one that was interrupted goes on within its epochs, from runs/board/."""
 from dataclasses import fields, replace
 import runpy
 

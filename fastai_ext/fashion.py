@@ -19,7 +19,7 @@ def fashion_job(
     out:str|Path='runs/fashion', # Folder for what the job leaves: made if it isn't there
     resume:bool=False, # Go on with the run in `out`? Settings that are not given are then those of that run
     export:bool=False, # Leave an exported learner too, `learner.pkl`?
-    **given # `model`, `data`, `recipe`, `epochs`, `bs`, `lr` (the highest), `seeds` (a member each); else `fashion_defaults`
+    **given # `model`, `data`, `recipe`, `epochs`, `bs`, `lr` (the highest), `seeds`; else `fashion_defaults`
 )->dict: # What `results.json` holds
     "Train a member a seed, judge each and their ensemble; results, report, pictures and weights go to `out`"
     return run_job('fashion', _fashion_data, fashion_defaults, out, resume, export, given)

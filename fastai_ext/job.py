@@ -205,7 +205,7 @@ def _keep(out, data, final, histories, r, export):
     plot_schedule(first(histories.values()), out/'schedule.png')
     plot_errors(final, len(data.parts), out, r['tta'], data.multi)
     _save_by(out/'model.safetensors', lambda p: save_safetensors(final.model, p))
-    final.path,final.predict_with_tta,final.inputs = out,r['tta'],data.inputs
+    final.path,final.predict_with_tta,final.image_inputs = out,r['tta'],data.inputs
     if export: _save_by(out/'learner.pkl', lambda p: final.export(p.name))
     there = {f'{k}.png': v for k,v in _captions.items() if (out/f'{k}.png').is_file()}
     write_report(out, report_text(r, data.name, data.about, there))

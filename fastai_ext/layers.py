@@ -58,7 +58,7 @@ class ResNetBlock(nn.Module):
         ni:int, # Channels of the input, of shape (N, ni, H, W)
         nf:int, # Channels of the output, of shape (N, nf, ⌈H/stride⌉, ⌈W/stride⌉)
         ks:int=3, # Kernel size of both convolutions in pixels, odd
-        stride:int=2, # Step of the second convolution (`early`: the first) and of the identity path's average pool, in pixels
+        stride:int=2, # Pixels: step of the second convolution (`early`: the first) and of the identity path's pool
         act_cls:type=GeneralReLU, # Makes each of the two activations when called
         norm_cls:type|None=nn.BatchNorm2d, # Makes the norm after each convolution when called with `nf`; None: none
         zero_norm:bool=False, # Start with the last norm's weight at 0, so that the block begins as its identity path?

@@ -37,7 +37,7 @@ def find_images(
 # %% ../nbs/10c_predict.ipynb #1c28928b
 def load_run(
     folder:str|Path # Of a finished run
-)->Learner: # Without data; `predict_with_tta` and `inputs` are what the run found and how it reads images
+)->Learner: # Without data; `predict_with_tta` and `image_inputs` are what the run found and how it reads images
     "The net of a run, in a learner; a ValueError names the file that is damaged"
     folder = Path(folder)
     told,file = folder/'results.json',folder/'model.safetensors'
@@ -55,7 +55,7 @@ def load_run(
     try: learn.model.load_state_dict(read_weights(file))
     except (OSError, RuntimeError, SafetensorError) as e: raise ValueError(f'{file} is damaged, or not of the model '
         f'that {told} tells of: {e}') from e
-    learn.predict_with_tta,learn.inputs = bool(res.get('tta')),inputs
+    learn.predict_with_tta,learn.image_inputs = bool(res.get('tta')),inputs
     return learn
 
 def _load_exported(fname):
@@ -70,7 +70,7 @@ def _load_exported(fname):
 class _Reader:
     "Reads a list of files: those that could be read, the batch of them, errors, and which are bright at the border"
     def __init__(self, learn, invert):
-        self.inputs,self.invert = getattr(learn, 'inputs', None),invert
+        self.inputs,self.invert = getattr(learn, 'image_inputs', None),invert
         self.dls = None if self.inputs else learn.dls # which can't be sent to a process that is started anew
         self.dark = self.inputs is not None and self.inputs.ground == 'black'
         if invert and not self.dark: raise ValueError('invert=True: this net was not trained on light things on black')

@@ -40,7 +40,7 @@ class Recipe:
         dls:DataLoaders, # Images and a class each
         n_in:int=1, # Channels of the images
         **kwargs # As in `Learner`, in place of what the recipe says
-    )->Learner: # Untrained, with accuracy as its metric, channels last in memory, in the precision that the device is fast in
+    )->Learner: # Untrained; its metric is accuracy. Channels last in memory, and `AutoPrecision`
         "A learner of this recipe"
         net = timm.create_model(self.model, in_chans=n_in, num_classes=dls.c)
         cbs = [ChannelsLast(), AutoPrecision(), *map(BatchTransform, self.tfms), *deepcopy(self.cbs)]

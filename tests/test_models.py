@@ -77,7 +77,8 @@ def test_reset_classifier(name):
         return
     m.reset_classifier(3, 'catavgmax')
     maps = m.eval().forward_features(x)
-    torch.testing.assert_close(m.forward_head(maps, pre_logits=True), torch.cat([maps.mean((2,3)), maps.amax((2,3))], 1))
+    both = torch.cat([maps.mean((2,3)), maps.amax((2,3))], 1)
+    torch.testing.assert_close(m.forward_head(maps, pre_logits=True), both)
     assert m(x).shape == (2,3)
 
 def test_reset_classifier_keeps_the_mode_and_the_initialisation():

@@ -6,8 +6,8 @@ import pytest, timm.optim
 
 def nets(n=3):
     set_seed(0)
-    m = nn.Sequential(nn.Conv2d(1, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2), nn.ReLU(),
-        nn.Conv2d(32, 16, 3, stride=2), nn.Flatten(), nn.Linear(16*4, 10))
+    m = nn.Sequential(nn.Conv2d(1, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2), nn.ReLU(), nn.Conv2d(32, 16, 3, stride=2), nn.Flatten(), nn.Linear(16*4, 10))
     return [deepcopy(m) for _ in range(n)]
 
 def steps(m, opt, n=4):

@@ -63,7 +63,8 @@ uses |= dict(sched='', schedule='callbacks sched', anneal='schedule', muon='prec
 uses |= dict(checkpoint='rng twin core callbacks', speed='twin core loaders callbacks precision')
 uses |= dict(tta='averaging core', members='averaging core', processes='', distributed='rng', cluster='tta')
 uses |= dict(ensemble='averaging core members callbacks schedule weights checkpoint processes')
-uses |= dict(all=None, settings='models', recipes='all settings', images='loaders', folder='images loaders', report='core tta')
+uses |= dict(all=None, settings='models', recipes='all settings', images='loaders', folder='images loaders')
+uses |= dict(report='core tta')
 uses |= dict(job='all settings recipes images folder report', fashion='all settings recipes images job')
 uses |= dict(predict='all settings images folder job', cli='settings report job fashion predict', __main__='cli')
 

@@ -9,11 +9,13 @@ unfinished = {'09_ensemble','09a_settings','10_fashion','11_cli'}
 finished = [o for o in pages if o.stem not in unfinished]
 no_code = ('hide','export','exporti','default_exp','code-fold:','echo:')
 
-def cells(page, kind): return [''.join(c['source']) for c in json.loads(page.read_text())['cells'] if c['cell_type']==kind]
+def cells(page, kind):
+    found = json.loads(page.read_text())['cells']
+    return [''.join(c['source']) for c in found if c['cell_type']==kind]
 
 def shown(page):
     "The code that a reader sees unfolded"
-    def _hidden(s): return s.startswith('#|') and s[2:].split()[0] in no_code
+    def _hidden(s): return any(o in no_code for o in re.findall(r'^#\| *(\S+)', s, re.M))
     return [o for o in cells(page, 'code') if not _hidden(o)]
 
 def names(source):
@@ -68,24 +70,29 @@ def test_for_tests():
 @pytest.mark.parametrize('page', finished, ids=lambda o: o.stem)
 def test_tests_are_folded_or_hidden(page): assert {o: f for o in shown(page) if (f := for_tests(o))} == {}
 
+def run_script(path, **env):
+    "What the script prints"
+    res = subprocess.run([sys.executable, '-W', 'ignore', path.name], cwd=path.parent, capture_output=True, text=True,
+        env={**os.environ, 'PYTHONPATH': str(root), **env})
+    assert res.returncode == 0, res.stderr[-2000:]
+    return res.stdout
+
+whole = 'getting_started tutorials/kaggle tutorials/segmentation tutorials/when_tta_hurts'.split()
+
 @pytest.mark.slow
-@pytest.mark.parametrize('page', ['getting_started','tutorials/kaggle','tutorials/segmentation','tutorials/when_tta_hurts'])
+@pytest.mark.parametrize('page', whole)
 def test_code_runs_as_pasted(page, tmp_path):
     "In a new process, in an empty folder, without a notebook"
     code = '\n'.join(["import matplotlib; matplotlib.use('agg')", *shown(root/f'nbs/{page}.ipynb')])
     (tmp_path/'page.py').write_text(code)
-    env = {**os.environ, 'PYTHONPATH': str(root), 'TMPDIR': str(tmp_path)}
-    res = subprocess.run([sys.executable, '-W', 'ignore', 'page.py'], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert res.returncode == 0, res.stderr[-2000:]
+    run_script(tmp_path/'page.py', TMPDIR=str(tmp_path))
 
 @pytest.mark.slow
 def test_code_of_the_readme_runs_as_pasted(tmp_path):
     code = re.findall(r'```python\n(.*?)```', (root/'README.md').read_text(), re.S)
     assert len(code) > 2 and undefined(code) == set()
     (tmp_path/'readme.py').write_text('\n'.join(code))
-    env = {**os.environ, 'PYTHONPATH': str(root)}
-    res = subprocess.run([sys.executable, '-W', 'ignore', 'readme.py'], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert res.returncode == 0 and 'validation accuracy' in res.stdout, res.stderr[-2000:]
+    assert 'validation accuracy' in run_script(tmp_path/'readme.py')
 
 # Pages of tables: what they call exists, with those arguments
 

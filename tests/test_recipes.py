@@ -58,6 +58,7 @@ def test_another_net_without_parts():
     assert max(learn.recorder.hps['lr']) <= 1e-3
 
 @pytest.mark.parametrize('kw,words', [(dict(epochs=0), 'epochs=0'), (dict(lr=-1.), 'lr=-1'), (dict(bs=1), 'bs=1'),
-    (dict(model='mini_resnet_bord'), 'mini_resnet_board'), (dict(smooth=1.5), 'smooth=1.5'), (dict(views='w'), 'views')])
+    (dict(model='mini_resnet_bord'), 'mini_resnet_board'), (dict(smooth=1.5), 'smooth=1.5'),
+    (dict(views='w'), 'views')])
 def test_bad_fields(kw, words):
     with pytest.raises(ValueError, match=words): Recipe(**{**dict(epochs=1), **kw})
