@@ -382,7 +382,7 @@ def local(path, files):
 def index(site):
     "The search index: a page is found by its subtitle and keywords as well, and not by its folded code"
     cells = [c.source for p in made.rglob('*.ipynb') for c in read_nb(p).cells if '#| code-fold' in c.source]
-    folded = [' '.join(o.split('\n', 2)[2].split()) for o in cells]
+    folded = [' '.join(re.sub(r'^#\|.*', '', o, flags=re.M).split()) for o in cells]
     found = json.loads((new/'search.json').read_text(encoding='utf-8'))
     for o in found: o['text'] = reduce(lambda text, code: text.replace(code, ''), folded, o['text'])
     for p in site.pages.values():

@@ -59,6 +59,26 @@ class SideBySide:
         "The `items` that are this process's"
         return list(items[self.rank::self.n])
 
+    @contextmanager
+    def working(self,
+        what:str, # What this process is at
+        left:Callable=str # Called without arguments: what else there is to say when it ends too early
+    ):
+        "Say on the error stream what this process was at if it ends within the block, by an error or a signal"
+        pid,in_main = os.getpid(),threading.current_thread() is threading.main_thread()
+        def _end(*_):
+            if os.getpid() != pid: os._exit(143) # a worker of the loader
+            raise SystemExit('ended from outside')
+        old = signal.signal(signal.SIGTERM, _end) if in_main else None
+        try: yield
+        except BaseException as e:
+            why = f'{e}' if isinstance(e, SystemExit) else f'{type(e).__name__}: {e}'
+            print(f'\nProcess {self.rank} of {self.n}, at {what}: {why}. {left()}', file=sys.stderr, flush=True)
+            if isinstance(e, SystemExit): raise SystemExit(143) from None
+            raise
+        finally:
+            if in_main: signal.signal(signal.SIGTERM, old)
+
 # %% ../nbs/00d_processes.ipynb #66677708
 @patch
 def in_all(self:SideBySide,
@@ -118,27 +138,6 @@ def check_shared(self:SideBySide,
         if not self.rank: file.unlink(missing_ok=True)
 
 # %% ../nbs/00d_processes.ipynb #aa254c33
-@patch
-@contextmanager
-def working(self:SideBySide,
-    what:str, # What this process is at
-    left:Callable=str # Called without arguments: what else there is to say when it ends too early
-):
-    "Say on the error stream what this process was at if it ends within the block, by an error or a signal"
-    pid,in_main = os.getpid(),threading.current_thread() is threading.main_thread()
-    def _end(*_):
-        if os.getpid() != pid: os._exit(143) # a worker of the loader
-        raise SystemExit('ended from outside')
-    old = signal.signal(signal.SIGTERM, _end) if in_main else None
-    try: yield
-    except BaseException as e:
-        why = f'{e}' if isinstance(e, SystemExit) else f'{type(e).__name__}: {e}'
-        print(f'\nProcess {self.rank} of {self.n}, at {what}: {why}. {left()}', file=sys.stderr, flush=True)
-        if isinstance(e, SystemExit): raise SystemExit(143) from None
-        raise
-    finally:
-        if in_main: signal.signal(signal.SIGTERM, old)
-
 @patch
 def wait(self:SideBySide):
     "Wait until all processes are here; a ConnectionError if one has ended"
