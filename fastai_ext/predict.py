@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 # %% ../nbs/10c_predict.ipynb #8b40eafa
 def find_images(
-    names:list # Files, folders and patterns such as 'photos/**/*.jpg'
+    names:list # Files, folders and patterns such as 'photos/*.jpg'
 )->list: # Paths of files, as strings, in order; of a folder all images in it and below
     "The files that are meant; a FileNotFoundError names what isn't there"
     res = []
