@@ -10,75 +10,136 @@ __all__ = ['run_cli']
 # %% ../nbs/11_cli.ipynb #00e9bcac
 from contextlib import contextmanager
 from functools import partial
-import argparse, os, re, shlex, sys, warnings
+import argparse, logging, os, re, shlex, sys, time, warnings
 from . import __version__
-from .settings import fashion_defaults
+from .settings import fashion_defaults, job_defaults
 
 # %% ../nbs/11_cli.ipynb #2b39a982
-_examples = """examples:
+_examples = dict(
+    train="""examples:
+  fastai-ext train photos                       photos/cats/…, photos/dogs/…: a folder a class
+  fastai-ext train photos --labels labels.csv   a table with the columns file and label; a;b are two labels
+  fastai-ext train photos --model resnet18 --pretrained --size 224 --epochs 5 --lr 2e-3
+  fastai-ext train --resume                     after an interruption""",
+    fashion="""examples:
   fastai-ext fashion                            the defaults, a minute and a half on two cores
   fastai-ext fashion --data full --epochs 20 --seeds 1 2 3 --out runs/full
-  fastai-ext fashion --resume --out runs/full   after an interruption
-  fastai-ext predict photo.jpg --invert --learner runs/full"""
+  fastai-ext fashion --resume --out runs/full   after an interruption""",
+    predict="""examples:
+  fastai-ext predict photo.jpg 'more/**/*.png' folder --out preds.csv
+  fastai-ext predict item.jpg --invert --learner runs/fashion""")
 
-def _add_fashion(add):
-    p = add('fashion', help='train members, judge them and their ensemble, leave results in a folder')
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter): pass
+
+def _add_settings(p, defaults):
     def _arg(name, what, **kwargs):
         "An option that isn't given is left out, since a resumed run has settings of its own"
-        d = fashion_defaults[name]
+        if name not in defaults: return
+        d = defaults[name]
         shown = ' '.join(map(str, d)) if isinstance(d, list) else d
-        p.add_argument(f'--{name}', default=argparse.SUPPRESS, help=f'{what} (default: {shown})', **kwargs)
-    _arg('model', 'a model that timm knows; mini_* are those of this package', metavar='NAME')
+        said = '' if d is None or d is False else f' (default: {shown})'
+        p.add_argument(f'--{name}', default=argparse.SUPPRESS, help=what + said, **kwargs)
     _arg('data', 'auto, embedded (5,000 training images), full (60,000) or a folder of IDX files', metavar='WHERE')
+    _arg('labels', 'a table of the labels, CSV; not given: the names of the folders', metavar='FILE')
+    _arg('sep', 'what is between several labels in that table', metavar='TEXT')
+    _arg('model', 'a model that timm knows; mini_* are those of this package', metavar='NAME')
+    _arg('size', 'images are made squares of this side, pixels', type=int, metavar='N')
+    _arg('pretrained', "begin with timm's weights, which are downloaded once", action='store_true')
+    _arg('weights', 'begin with weights of that model in a .safetensors or .pth', metavar='FILE')
     _arg('epochs', 'epochs for each member', type=int, metavar='N')
     _arg('bs', 'batch size', type=int, metavar='N')
     _arg('lr', 'highest learning rate of 1cycle', type=float, metavar='X')
     _arg('seeds', 'one member is trained with each', type=int, nargs='+', metavar='N')
-    p.add_argument('--out', default='runs/fashion', metavar='FOLDER', help='where results go')
-    p.add_argument('--resume', action='store_true', help='go on with the run in the folder')
-    p.add_argument('--export', action='store_true', help='leave an exported learner too, learner.pkl')
 
 # %% ../nbs/11_cli.ipynb #1d0f7e6a
+def _add_jobs(add):
+    for name,defaults,what in (('train', job_defaults, 'train on a folder of images'), ('fashion', fashion_defaults,
+        'train on Fashion-MNIST')):
+        p = add(name, help=f'{what}, judge, leave a report', epilog=_examples[name])
+        if name == 'train':
+            p.add_argument('folder', nargs='?', default=argparse.SUPPRESS, metavar='FOLDER', help='images: a folder '
+                'for each class, or train/, valid/ and perhaps test/ with such; can be left out with --resume')
+            p.add_argument('--workers', type=int, default=argparse.SUPPRESS, metavar='N',
+                help='processes that read images; not given: one a processor, at most 8')
+        _add_settings(p, defaults)
+        p.add_argument('--out', default=f'runs/{name}', metavar='FOLDER', help='where results go')
+        p.add_argument('--resume', action='store_true', default=argparse.SUPPRESS,
+            help='go on with the run in the folder')
+        p.add_argument('--export', action='store_true', default=argparse.SUPPRESS,
+            help='leave an exported learner too, learner.pkl')
+
 def _add_predict(add):
-    p = add('predict', help='classify image files')
-    p.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
-    p.add_argument('--learner', default='runs/fashion', metavar='FOLDER',
-        help='a run; or an exported learner, a pickle, which may run any code: only what you trust')
-    p.add_argument('--invert', action='store_true',
-        help='for dark things on white: the training images are light on black')
+    p = add('predict', help='classify image files', epilog=_examples['predict'])
+    p.add_argument('images', nargs='+', metavar='IMAGES', help="files, folders, and patterns in quotes, 'a/**/*.jpg'")
+    p.add_argument('--learner', default=argparse.SUPPRESS, metavar='RUN', help='a run; or an exported learner, a '
+        'pickle, which may run any code: only what you trust; not given: runs/train if it is there, else runs/fashion')
+    p.add_argument('--out', default=argparse.SUPPRESS, metavar='FILE',
+        help='write a table, .csv or .parquet, with the probabilities of all classes; not given: a line an image')
+    p.add_argument('--strict', action='store_true', default=argparse.SUPPRESS,
+        help='stop at a file that can\'t be read, instead of leaving it out and exiting with 1')
+    p.add_argument('--invert', action='store_true', default=argparse.SUPPRESS,
+        help='exchange black and white: for dark things on white, with a net that was trained on light on black')
     p.add_argument('--tta', action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
         help='average each image with its mirror; not given: if that was better on the validation images of the run')
+    p.add_argument('--bs', type=int, default=128, metavar='N', help='images that are predicted at a time')
+    p.add_argument('--workers', type=int, default=argparse.SUPPRESS, metavar='N',
+        help='processes that read images; not given: one a processor, at most 8')
 
 def _parser():
-    p = argparse.ArgumentParser('fastai-ext', description='Train, judge and use small image models on Fashion-MNIST',
-        epilog=_examples, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser('fastai-ext', description='Train, judge and use image models',
+        epilog='\n'.join(_examples.values()).replace('\nexamples:', ''), formatter_class=_Help)
     p.add_argument('--version', action='version', version=f'fastai_ext {__version__}')
     sub = p.add_subparsers(dest='command', required=True)
-    add = partial(sub.add_parser, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    _add_fashion(add)
+    add = partial(sub.add_parser, formatter_class=_Help)
+    _add_jobs(add)
     _add_predict(add)
     return p
 
 # %% ../nbs/11_cli.ipynb #228a1573
-def _predict(images, learner, invert, tta=None):
-    from fastai_ext.fashion import predict_images
-    for f,probs in zip(images, predict_images(learner, images, invert, tta)):
-        print(f'{f}: ' + ', '.join(f'{k} {p:.1%}' for k,p in list(probs.items())[:3]))
-
-def _fashion(out, resume, export, **given):
-    from fastai_ext.fashion import fashion_job, mean_sd
-    try: res = fashion_job(out, resume, export, **given)
+def _job(command, out, **given):
+    from fastai_ext.fashion import fashion_job
+    from fastai_ext.job import train_job
+    from fastai_ext.report import mean_sd
+    try: res = dict(train=train_job, fashion=fashion_job)[command](out=out, **given)
     except KeyboardInterrupt:
         if not os.path.isfile(f'{out}/run.json'): raise
-        print(f'\nInterrupted. What is finished is in {out}; go on with: fastai-ext fashion --resume --out '
+        print(f'\nInterrupted. What is finished is in {out}; go on with: fastai-ext {command} --resume --out '
             f'{shlex.quote(str(out))}', file=sys.stderr)
         raise SystemExit(130) from None
-    accs = [m['accuracy'] for m in res['members'].values()]
-    plain,tta = (mean_sd([o[k] for o in accs]) for k in ('test','test_tta'))
-    both = res['ensemble']['test_tta']
-    print(f'Test accuracy: {plain} plain, {tta} with flip TTA, {both:.4f} ensembled with flip TTA\n'
-        f'Results, report, pictures and the model are in {out}')
+    accs,part = [m['accuracy'] for m in res['members'].values()],res['judged']
+    plain,tta = (mean_sd([o[k] for o in accs]) for k in (part,f'{part}_tta'))
+    both = res['ensemble'][f'{part}_tta']
+    name = dict(test='Test', valid='There are no test images. Validation')[part]
+    print(f'{name} accuracy: {plain} plain, {tta} with flip TTA, {both:.4f} ensembled with flip TTA\n'
+        f'Results, report.html, pictures and the model are in {out}')
 
+def _show_progress(done, total, start):
+    "A bar and images a second, on a terminal"
+    if not sys.stderr.isatty(): return
+    bar = '█'*(30*done//total)
+    print(f'\r|{bar:-<30}| {done:,} of {total:,} images, {done/(time.time()-start):,.0f} images/s', end='',
+        file=sys.stderr, flush=True)
+
+def _predict(images, learner=None, out=None, strict=False, invert=False, tta=None, **kwargs):
+    from fastai_ext.predict import ImagePredictor, find_images
+    if not learner: learner = 'runs/train' if os.path.isdir('runs/train') else 'runs/fashion'
+    predictor,start = ImagePredictor(learner, tta, invert),time.time()
+    files,bad = find_images(images),[]
+    if out:
+        bad = predictor.write(files, out, strict, partial(_show_progress, total=len(files), start=start), **kwargs)
+        n,seconds = len(files)-len(bad),time.time()-start
+        print(f'{n:,} image{"s"*(n != 1)} predicted, {n/seconds:,.0f} images/s: {out}')
+    else:
+        for good,probs,errors in predictor.stream(files, **kwargs):
+            if errors and strict: raise ValueError(errors[0][1])
+            bad += errors
+            for f,p in zip(good, [] if probs is None else probs):
+                top = p.argsort(descending=True)[:3].tolist()
+                print(f'{f}: ' + ', '.join(f'{predictor.vocab[i]} {p[i]:.1%}' for i in top))
+    for _,error in bad: print(f'fastai-ext: left out: {error}', file=sys.stderr)
+    if bad: raise SystemExit(1)
+
+# %% ../nbs/11_cli.ipynb #74a780fb
 @contextmanager
 def _plain_output():
     "Warnings as lines, pictures to files, and progress bars on a terminal only"
@@ -86,6 +147,7 @@ def _plain_output():
     from fastai.basics import defaults
     from fastai.callback.progress import ProgressCallback
     plt.switch_backend('agg')
+    logging.getLogger('huggingface_hub').setLevel('ERROR') # of a download that fails our error says it all
     was = defaults.callbacks
     if not sys.stdout.isatty(): defaults.callbacks = [o for o in was if o is not ProgressCallback]
     try:
@@ -95,18 +157,19 @@ def _plain_output():
             yield
     finally: defaults.callbacks = was
 
-# %% ../nbs/11_cli.ipynb #74a780fb
+# %% ../nbs/11_cli.ipynb #e0151c8f
 def run_cli(
     argv:list|None=None # What follows the command's name; None: what the command line has
 ):
     "The command `fastai-ext`, which ends the process with SystemExit if something is wrong"
     args = vars(_parser().parse_args(argv))
+    command = args.pop('command')
     if int(os.environ.get('WORLD_SIZE', 1)) > 1:
         print('fastai-ext: the command works in one process, and this is one of several, as torchrun starts them: '
             'run it alone', file=sys.stderr)
         raise SystemExit(2)
     try:
-        with _plain_output(): dict(fashion=_fashion, predict=_predict)[args.pop('command')](**args)
+        with _plain_output(): _predict(**args) if command == 'predict' else _job(command, **args)
     except (ValueError, OSError) as e:
         # fastai puts a line before the message of an error in a callback
         message = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', str(e)).strip()

@@ -6,10 +6,11 @@ from fastai_ext import fashion as mod
 from fastai_ext.data import *
 from fastai_ext.cli import run_cli
 from fastai_ext.fashion import *
+from fastai_ext.predict import predict_images
 
 
-files = {'results.json', 'report.md', 'run.json', 'model.safetensors', 'batch.png', 'losses.png', 'schedule.png',
-    'confusion_matrix.png', 'top_losses.png'}
+files = {'results.json', 'report.md', 'report.html', 'run.json', 'model.safetensors', 'batch.png', 'losses.png',
+    'schedule.png', 'confusion_matrix.png', 'top_losses.png'}
 quick = dict(model='mini_convnet', epochs=2, bs=50, seeds=[1,2])
 
 @pytest.fixture(scope='module')
@@ -55,7 +56,8 @@ def test_job_leaves_everything_whole(run):
     report = (out/'report.md').read_text()
     for m in res['members'].values():
         for v in m['accuracy'].values(): assert f'{v:.4f}' in report
-    assert 'Conv2d' in report and all((out/o).is_file() for o in re.findall(r'!\[\]\((.+?)\)', report))
+    names = re.findall(r'!\[.+?\]\((.+?)\)', report)
+    assert 'Conv2d' in report and names and all((out/o).is_file() for o in names)
 
 def test_results_are_those_of_the_exported_learner(copied, folder):
     "Which a finished run can be asked for too"
@@ -262,7 +264,10 @@ def test_predict_transparent_and_deep_images(capsys, run, tmp_path):
     a,b = predict_images(run[0], [tmp_path/'clear.png', tmp_path/'plain.png'])
     assert a == pytest.approx(b, abs=1e-6)
     Image.fromarray(d.test_x[0].astype(np.uint16)*257).save(tmp_path/'deep.png')
-    check_error(capsys, ['predict', str(tmp_path/'deep.png'), '--learner', str(run[0])], 'deep.png', '8 bits')
+    assert predict_images(run[0], [tmp_path/'deep.png'])[0] == pytest.approx(b, abs=1e-6)
+    Image.fromarray(d.test_x[0].astype(np.float32)).save(tmp_path/'float.tif')
+    args = ['predict', str(tmp_path/'float.tif'), '--learner', str(run[0]), '--strict']
+    check_error(capsys, args, 'float.tif has pixels of 32 bits')
 
 @pytest.mark.parametrize('content', [b'', b'junk', pickle.dumps({'a': 1})], ids=['empty', 'junk', 'dict'])
 def test_predict_with_what_is_no_learner(capsys, tmp_path, content):
@@ -275,7 +280,10 @@ def test_predict_errors(capsys, run, tmp_path):
     (tmp_path/'no.png').write_text('not an image')
     good = tmp_path/'good.png'
     Image.fromarray(fashion_mnist('embedded').test_x[0]).save(good)
-    check_error(capsys, ['predict', str(good), str(tmp_path/'no.png'), '--learner', str(out)], 'no.png')
+    with pytest.raises(SystemExit) as e: run_cli(['predict', str(good), str(tmp_path/'no.png'), '--learner', str(out)])
+    said = capsys.readouterr()
+    assert e.value.code == 1 and 'no.png' in said.err and str(good) in said.out
+    check_error(capsys, ['predict', str(good), str(tmp_path/'no.png'), '--learner', str(out), '--strict'], 'no.png')
     check_error(capsys, ['predict', str(tmp_path/'none.png'), '--learner', str(out)], 'none.png')
     check_error(capsys, ['predict', str(good), '--learner', str(tmp_path/'nowhere')], 'nowhere', 'fastai-ext fashion')
 
@@ -339,6 +347,7 @@ def test_full_disk(tmp_path, folder):
         import resource, signal
         from fastai_ext.cli import run_cli
         from fastai_ext.fashion import *
+from fastai_ext.predict import predict_images
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
         run_cli(['fashion', '--out', {str(tmp_path/'out')!r}, '--data', {folder!r}, '--model', 'mini_convnet',

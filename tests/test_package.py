@@ -14,6 +14,7 @@ def run_py(code, **kwargs):
 def imported():
     "What a new process finds that imports fastai's vision, then ours, then fastai's other applications"
     code = '''
+commands = 'all settings images folder report job fashion predict cli distributed cluster'
 import importlib, json, pkgutil, sys
 from fastai.vision import all as vision
 from fastai.learner import Learner
@@ -30,7 +31,7 @@ def public(m): return {k: v for k,v in vars(m).items() if not k.startswith('_')}
 changed = [k for k,v in public(vision).items() if getattr(ours, k, None) is not v]
 clashes = [k for m in (text, tabular, collab) for k,v in public(ours).items() if v is not getattr(m, k, v)]
 names = [o.name for o in pkgutil.iter_modules(sys.modules['fastai_ext'].__path__) if o.name[0] != '_']
-mods = [importlib.import_module(f'fastai_ext.{o}') for o in set(names) - {'all', 'settings', 'fashion', 'cli', 'distributed', 'cluster'}]
+mods = [importlib.import_module(f'fastai_ext.{o}') for o in set(names) - set(commands.split())]
 lacking = [f'{m.__name__}.{n}' for m in mods for n in m.__all__ if getattr(ours, n, None) is not getattr(m, n)]
 res = dict(new=sorted(new), patched=patched, changed=changed, clashes=clashes, n=len(mods), lacking=lacking,
     added=added, original=original)
@@ -62,7 +63,9 @@ uses |= dict(sched='', schedule='callbacks sched', anneal='schedule', weights='c
 uses |= dict(checkpoint='rng twin core callbacks', speed='twin core loaders callbacks precision')
 uses |= dict(tta='averaging core', members='averaging core', processes='', distributed='rng', cluster='tta')
 uses |= dict(ensemble='averaging core members callbacks schedule weights checkpoint processes')
-uses |= dict(all=None, settings='models', fashion='all settings', cli='settings fashion', __main__='cli')
+uses |= dict(all=None, settings='models', images='loaders', folder='images loaders', report='core tta')
+uses |= dict(job='all settings images folder report', fashion='all settings images job')
+uses |= dict(predict='all settings images folder job', cli='settings report job fashion predict', __main__='cli')
 
 def test_modules_import_what_the_table_allows():
     for i,(name,allowed) in enumerate(uses.items()):
