@@ -108,6 +108,7 @@ def _job(command, out, **given):
         print(f'\nInterrupted. What is finished is in {out}; go on with: fastai-ext {command} --resume --out '
             f'{shlex.quote(str(out))}', file=sys.stderr)
         raise SystemExit(130) from None
+    if res is None: return # of several processes the first one tells
     accs,part = [m['accuracy'] for m in res['members'].values()],res['judged']
     plain,tta = (mean_sd([o[k] for o in accs]) for k in (part,f'{part}_tta'))
     both = res['ensemble'][f'{part}_tta']
@@ -166,8 +167,8 @@ def run_cli(
     "The command `fastai-ext`, which ends the process with SystemExit if something is wrong"
     args = vars(_parser().parse_args(argv))
     command = args.pop('command')
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1:
-        print('fastai-ext: the command works in one process, and this is one of several, as torchrun starts them: '
+    if command == 'predict' and int(os.environ.get('WORLD_SIZE', 1)) > 1:
+        print('fastai-ext: predict works in one process, and this is one of several, as torchrun starts them: '
             'run it alone', file=sys.stderr)
         raise SystemExit(2)
     try:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from types import SimpleNamespace
-import contextlib, hashlib
+import contextlib, hashlib, io
 from fastai.callback.progress import *
 from fastai.vision.all import *
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
@@ -73,7 +73,9 @@ def _acting_cbs(learn):
 
 def _act_alike(a, b):
     "Do the callbacks of two learners do the same to predictions?"
-    def _acting(o): return [(type(cb), {k: v for k,v in vars(cb).items() if k != 'learn'}) for cb in _acting_cbs(o)]
+    # a fit leaves `run` in an instance
+    def _what(cb): return type(cb),cb.run,{k: v for k,v in vars(cb).items() if k not in ('learn','run')}
+    def _acting(o): return list(map(_what, _acting_cbs(o)))
     return provably_same(_acting(a), _acting(b))
 
 # %% ../nbs/09_ensemble.ipynb #bacb6924
@@ -182,7 +184,7 @@ def _fit_side_by_side(here, member, told, folder, name, seeds, retrain):
     def _load(o):
         if not here.see(lambda: _digest(files[o]) == whole[o]): raise ValueError(f"{files[o]} is not what process "
             f"{seeds.index(o)%here.n} has written: nothing else may write to that folder")
-        with contextlib.redirect_stdout(None): return member(o, False)
+        with contextlib.redirect_stdout(io.StringIO()): return member(o, False)
     here.in_all(lambda: res.update((o, _load(o)) for o in seeds if o not in res) or None)
     return L(res[o] for o in seeds)
 

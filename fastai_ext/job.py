@@ -9,6 +9,7 @@ __all__ = ['train_job', 'net_stats', 'head_split', 'pretrained_net', 'image_lear
            'read_json']
 
 # %% ../nbs/10a_job.ipynb #e9a569ba
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from .all import *
 from .folder import check_images, read_folder
@@ -142,14 +143,30 @@ def run_job(
     resume:bool, # Go on with the run in `out`?
     export:bool, # Leave an exported learner too?
     given:dict # Settings
-)->dict: # What `results.json` holds
+)->dict|None: # What `results.json` holds; of several processes the first one gets it
     "Train a member a seed, judge each and their ensemble; results, report, pictures and weights go to `out`"
-    out = Path(out)
-    if name := given.get('recipe'):
-        if name not in recipes: raise ValueError(f'recipe={name!r}: expected one of {", ".join(map(str, recipes))}')
-        defaults = {**defaults, **{k: getattr(recipes[name], k) for k in ('model','epochs','bs','lr')}}
-    s = AttrDict(_open_run(kind, defaults, out, resume, plain_settings(given, defaults)))
-    was = s.pop('found', None)
+    out,here = Path(out),SideBySide()
+    here.check_same(dict(given, resume=resume))
+    def _open(): return None if here.rank else _open_run(kind, defaults, out, resume, plain_settings(given, defaults))
+    with alone(), redirect_stdout(io.StringIO() if here.rank else sys.stdout):
+        s = AttrDict(here.in_all(_open)[0])
+        here.check_shared(out)
+        ready = []
+        here.in_all(lambda: ready.append(_prepare(read, s, out, s.pop('found', None))))
+    data,learn,summary = ready[0]
+    if here.rank: return _members(data, s, out) and None
+    (out/'members').mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out/'members'/'.lock', timeout=0):
+            if not resume: _open_run(kind, defaults, out, False, {}) # another process may have been faster
+            write_json(out/'run.json', dict(s, found=data.found, kind=kind))
+            with alone(): _show(out, data, learn, summary)
+            learns = _members(data, s, out)
+            with alone(): return _judged(kind, out, s, data, learns, summary, export)
+    except Timeout: raise ValueError(f'Another process is at work in {out}: wait, or name another by --out') from None
+
+def _prepare(read, s, out, was):
+    "The data, a learner and its summary; a ValueError says why these can't be trained on"
     data = read(s, out)
     if was not in (None, data.found): raise ValueError(
         f'{out} was begun with {was}, and can\'t go on with {data.found}: begin again in another folder')
@@ -160,31 +177,20 @@ def run_job(
     summary = learn.summary(depth=2)
     if summary.error: raise ValueError(f'{s.model} does not work on {side}×{side} images: choose another size or '
         f'another model\n{summary}')
-    (out/'members').mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out/'members'/'.lock', timeout=0):
-            if not resume: _open_run(kind, defaults, out, False, {}) # another process may have been faster
-            write_json(out/'run.json', dict(s, found=data.found, kind=kind))
-            return _run(kind, out, s, data, learn, summary, export)
-    except Timeout: raise ValueError(f'Another process is at work in {out}: wait, or name another by --out') from None
+    return data,learn,summary
 
 # %% ../nbs/10a_job.ipynb #31d98053
-def _run(kind, out, s, data, learn, summary, export):
+def _show(out, data, learn, summary):
+    "Say and draw what is going to be trained"
     print(f'{data.text}{summary}')
     data.draw()
     # light on black where the model sees it so; fastai shows grey images the other way round
     learn.show_train_batch(max_n=24, nrows=3, ncols=8, figsize=(14,6), cmap='gray')
     save_fig(out/'batch.png')
-    learns,histories = [],{}
-    try:
-        for seed in s.seeds:
-            learn,histories[f'seed {seed}'] = _member(data, s, seed, out/'members')
-            learns.append(learn)
-    except _DivergedError:
-        # with other settings another run can begin in the same place
-        begun = out/'run.json',*out.glob('*.png'),*(out/'members').glob('*.ckpt')
-        if not _any_finished(out/'members'): L(begun).map(Path.unlink, missing_ok=True)
-        raise
+
+def _judged(kind, out, s, data, learns, summary, export):
+    "Predict with the members and their ensemble, and keep what that tells"
+    histories = {f'seed {o}': _history(out/'members', o) for o in s.seeds}
     print('Judging: plain and with flip TTA')
     preds = [_judge(o, data.parts) for o in learns]
     final,together = (ensemble(learns),None) if len(learns) > 1 else (learns[0],preds[0])
@@ -253,6 +259,9 @@ def _open_run(kind, defaults, out, resume, given):
         raise ValueError(f'{out} is there already and is no empty folder: name another by --out')
     was = read_json(run) if resume else {}
     if was.pop('kind', kind) != kind: raise ValueError(f'{out} holds no run of `fastai-ext {kind}`, but of another job')
+    if r := given.get('recipe'):
+        if r not in recipes: raise ValueError(f'recipe={r!r}: expected one of {", ".join(map(str, recipes))}')
+        defaults = {**defaults, **{k: getattr(recipes[r], k) for k in ('model','epochs','bs','lr')}}
     try: settings = {**defaults, **plain_settings(was, defaults)}
     except (TypeError, ValueError) as e: raise ValueError(f'{run} is damaged ({e}): begin again elsewhere') from e
     k = first(k for k,v in given.items() if resume and v != settings[k])
@@ -279,25 +288,36 @@ class _MemberWatch(Callback):
     def after_epoch(self): self.seconds += time.time() - self.start
 
 # %% ../nbs/10a_job.ipynb #0d762f43
-def _member(data, s, seed, folder):
-    "A trained member, and its history: losses, rates and momenta by batch, rows by epoch, and seconds"
-    file,epochs,lr,tuned,r = folder/f'history_{seed}.json',s.epochs,s.lr,data.tuned,recipe_of(s)
+def _members(data, s, out):
+    "The trained members"
+    folder,epochs,lr,tuned,r = out/'members',s.epochs,s.lr,data.tuned,recipe_of(s)
     def _fit(learn):
+        seed = int(np.uint64(torch.initial_seed()).astype(np.int64)) # what it was set to
         print(f'Member with seed {seed}: {counted(epochs, "epoch")}' + ', and a frozen one before'*tuned)
         watch = _MemberWatch(seed, folder)
-        learn.logger = partial(_log_epoch, learn) # a progress bar has its own
+        # a progress bar has its own; of several processes one logs
+        if learn.logger is not noop: learn.logger = partial(_log_epoch, learn)
         if r: r.fit(learn, cbs=watch)
         else: (learn.fine_tune if tuned else learn.fit_one_cycle)(epochs, lr, cbs=watch)
         rec = learn.recorder
-        write_json(file, dict(loss=[float(o) for o in rec.losses], lr=rec.hps['lr'], mom=rec.hps['mom'],
+        write_json(folder/f'history_{seed}.json', dict(loss=[float(o) for o in rec.losses], lr=rec.hps['lr'], mom=rec.hps['mom'],
             epochs=[[float(v) for v in o] for o in rec.values], seconds=watch.seconds))
-    learn, = fit_ensemble(data.make, 1, _fit, folder, seed=seed)
+    try: return fit_ensemble(data.make, len(s.seeds), _fit, folder, seed=s.seeds)
+    except _DivergedError:
+        # with other settings another run can begin in the same place
+        begun = out/'run.json',*out.glob('*.png'),*folder.glob('*.ckpt')
+        if not _any_finished(folder): L(begun).map(Path.unlink, missing_ok=True)
+        raise
+
+def _history(folder, seed):
+    "Of a member: losses, rates and momenta by batch, rows by epoch, and seconds"
+    file = folder/f'history_{seed}.json'
     history = read_json(file) if file.is_file() else {}
     kinds = dict(loss=list, lr=list, mom=list, epochs=list, seconds=float)
     k = first(k for k,t in kinds.items() if not isinstance(history.get(k), t))
     if k: raise ValueError(f'{file} is damaged, {k} is not what was written: '
         f'remove {folder}/member_seed{seed}.pth, to train that member anew')
-    return learn,history
+    return history
 
 def _log_epoch(learn, vals):
     "A line for an epoch"

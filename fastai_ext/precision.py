@@ -46,14 +46,15 @@ class AutoPrecision(MixedPrecision):
     ):
         amp_dtype('cpu', dtype)
         super().__init__(**kwargs)
-        self.dtype = dtype
+        # after a fit as before it, so that an `ensemble` finds no difference
+        self.dtype,self.scales,self.on,self.skipped = dtype,None,None,False
 
     def before_fit(self):
         "Have a scaler, for the gradients of float16"
         if self.learn.lock.locked(): return # for predictions, perhaps of a callback within a fit
         device = first(self.model.parameters()).device
-        self.kwargs['enabled'] = amp_dtype(device, self.dtype) is torch.float16
-        self.learn.scaler,self.scales = GradScaler(device.type, **self.kwargs),L()
+        kwargs = dict(self.kwargs, enabled=amp_dtype(device, self.dtype) is torch.float16)
+        self.learn.scaler,self.scales = GradScaler(device.type, **kwargs),L()
 
     def before_batch(self):
         self._off() # an interrupted batch may have left it on
@@ -65,8 +66,8 @@ class AutoPrecision(MixedPrecision):
 
     def _off(self):
         "Give the model its own `forward` again"
-        if not (on := getattr(self, 'on', None)): return
-        model,old = on
+        if self.on is None: return
+        model,old = self.on
         del model.forward
         if old is not None: model.forward = old
         self.on = None

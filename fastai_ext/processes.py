@@ -40,8 +40,10 @@ def alone():
 
 # %% ../nbs/00d_processes.ipynb #bd19579e
 class SideBySide:
-    "The processes of a launch, each with work of its own"
+    "The processes of a launch, each with work of its own; without a launch this one"
     def __init__(self):
+        self.rank,self.n,self.device,self.group = 0,1,None,None
+        if n_processes() == 1: return
         try: from accelerate import PartialState
         except ImportError as e: raise ImportError("Several processes need accelerate: `pip install accelerate`") from e
         dist,gpus = torch.distributed,torch.cuda.device_count()
@@ -80,16 +82,23 @@ class SideBySide:
             if in_main: signal.signal(signal.SIGTERM, old)
 
 # %% ../nbs/00d_processes.ipynb #66677708
+@contextmanager
+def _told_of_an_end(n):
+    "Have PyTorch's error, when another process has ended, say so"
+    try: yield
+    except RuntimeError as e: raise ConnectionError(f'Another one of the {n} processes has ended') from e
+
 @patch
 def in_all(self:SideBySide,
     f:Callable # Called in each process, without arguments
 )->list: # What it returned in each, by the process's number
     "Call `f` in all processes; if it raises in one, a ValueError says so in the others"
+    if self.n == 1: return [f()]
     err,res = None,None
     try: res = f()
     except Exception as e: err = e
     got,why = [None]*self.n,None if err is None else f'{type(err).__name__}: {err}'
-    torch.distributed.all_gather_object(got, (why, res), self.group)
+    with _told_of_an_end(self.n): torch.distributed.all_gather_object(got, (why, res), self.group)
     if err is not None: raise err
     bad = first(i for i,(why,_) in enumerate(got) if why)
     if bad is not None: raise ValueError(f'Process {bad} of {self.n} ended: {got[bad][0]}')
@@ -121,6 +130,7 @@ def check_shared(self:SideBySide,
     folder:str|Path # It is made if it isn't there
 ):
     "Raise a ValueError in all processes unless all see `folder`, and the first one can write to it"
+    if self.n == 1: return
     folder = Path(folder)
     node,token = self.in_all(lambda: (platform.node(), uuid4().hex))[0]
     file = folder/f'shared-{token}'
@@ -141,8 +151,8 @@ def check_shared(self:SideBySide,
 @patch
 def wait(self:SideBySide):
     "Wait until all processes are here; a ConnectionError if one has ended"
+    if self.n == 1: return
     work = torch.distributed.barrier(self.group, async_op=True)
     # a process that waits within PyTorch would not hear of a signal
     while not work.is_completed(): time.sleep(.05)
-    try: work.wait()
-    except RuntimeError as e: raise ConnectionError(f'Another one of the {self.n} processes has ended') from e
+    with _told_of_an_end(self.n): work.wait()

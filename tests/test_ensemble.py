@@ -10,6 +10,7 @@ from fastai_ext.ensemble import model_soup
 from fastai_ext.augment import RandFlip
 from fastai_ext.checkpoint import Checkpoint
 from fastai_ext.erase import RandErase
+from fastai_ext.precision import AutoPrecision
 from fastai_ext.members import member_preds
 from fastai_ext.tta import FlipTTA
 
@@ -260,6 +261,13 @@ def test_seeds_of_ones_own(tmp_path):
     for a,b in zip((all3[2], all3[0]), two): assert torch.equal(a.model[0].weight, b.model[0].weight)
     for o in ([1], [1, 1], [1, 2, 3]):
         with refused('expected 2 different ones'): fit_ensemble(make, 2, small_fit, path=tmp_path/'c', seed=o)
+
+def test_members_that_were_loaded_and_trained_go_together(tmp_path):
+    dls = make_dls()
+    def make(): return alike(1, dls, tmp_path)[0].add_cb(AutoPrecision(torch.bfloat16))
+    fit_ensemble(make, 1, small_fit, path=tmp_path/'a')
+    learns = fit_ensemble(make, 2, small_fit, path=tmp_path/'a')
+    assert len(ensemble(learns).model.members) == 2
 
 def test_what_was_trained_before_is_said_or_trained_anew(tmp_path, capsys):
     dls = make_dls()
