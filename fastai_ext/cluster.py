@@ -25,7 +25,7 @@ class BatchPredictor:
             f"learner is a {type(learner).__name__}: pass the path of an exported learner, or a Learner")
         store_attr()
         if not isinstance(learner, Learner) and not Path(learner).is_file(): raise ValueError(
-            f"There is no exported learner {Path(learner).absolute()} on {platform.node()}: put it where all workers see it")
+            f"There is no exported learner {Path(learner).absolute()} on {platform.node()}: put it where all see it")
 
     @property
     def learn(self)->Learner: # Loaded when it is first asked for, and then kept
@@ -38,7 +38,7 @@ class BatchPredictor:
 
     def __call__(self,
         batch:dict # Name to array; each has as many items
-    )->dict: # The same, and `label` (n; several with `;` between), the highest `probability` (n) and `probs` (n, classes)
+    )->dict: # Also `label` (n; several with `;` between), the highest `probability` (n) and `probs` (n, classes)
         "Predict a batch"
         if self.column not in batch: raise ValueError(
             f"There is no column {self.column!r} to predict, only {list(batch)}: name one by `column=`")

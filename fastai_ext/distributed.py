@@ -35,7 +35,7 @@ def before_fit(self:DistributedTrainer):
     "Spread model and loaders over the processes, and let each draw its own random numbers"
     bns = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if self.sync_bn and bns and self.accelerator.device.type == 'cpu': raise ValueError("PyTorch's batch norm over "
-        "several processes needs GPUs: pass `distrib_ctx(sync_bn=False, cpu=True)`, so that each has its own statistics")
+        "several processes needs GPUs: pass `distrib_ctx(sync_bn=False, cpu=True)`, then each has its own statistics")
     self._orig_before_fit()
     if not isinstance(self.learn.model, DistributedDataParallel):
         raise ValueError("accelerate found no GPU for this process: pass `distrib_ctx(cpu=True)` to train on CPUs")

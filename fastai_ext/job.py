@@ -300,7 +300,8 @@ def _members(data, s, out):
         if r: r.fit(learn, cbs=watch)
         else: (learn.fine_tune if tuned else learn.fit_one_cycle)(epochs, lr, cbs=watch)
         rec = learn.recorder
-        write_json(folder/f'history_{seed}.json', dict(loss=[float(o) for o in rec.losses], lr=rec.hps['lr'], mom=rec.hps['mom'],
+        file = folder/f'history_{seed}.json'
+        write_json(file, dict(loss=[float(o) for o in rec.losses], lr=rec.hps['lr'], mom=rec.hps['mom'],
             epochs=[[float(v) for v in o] for o in rec.values], seconds=watch.seconds))
     try: return fit_ensemble(data.make, len(s.seeds), _fit, folder, seed=s.seeds)
     except _DivergedError:

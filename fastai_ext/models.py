@@ -31,7 +31,7 @@ class MiniNet(nn.Module):
         stem_stride:int=1, # Stride of the stem in pixels
         last_stride:int=2, # Stride of the last stage in pixels; all the others have 2
         conv_head:bool=False, # Classify with a stride-2 convolution before the pooling, not a linear layer after it?
-        global_pool:str='avg', # 'avg', 'catavgmax' (mean beside maximum) of the last map; '': none, with `num_classes=0`
+        global_pool:str='avg', # 'avg', 'catavgmax' (mean and maximum) of the last map; '': none, with `num_classes=0`
         drop_rate:float=0., # Probability of dropping a feature before the classifier
         stem_drop:float=0., # Probability of dropping a channel after the stem
         act_cls:type=GeneralReLU # Makes each activation when called

@@ -26,7 +26,7 @@ def n_processes()->int: # 1 if nothing has launched this one, or within `alone`
     # accelerate tells a process where the first one is if it was to start several
     lonely = n < 2 and 'RANK' not in env and 'MASTER_PORT' in env and 'ACCELERATE_USE_CPU' in env
     if lonely: raise ValueError("`accelerate launch --cpu` starts several processes only by MPI (`--mpirun_hostfile`), "
-        "so there is only this one: use `torchrun --nproc_per_node 2` and what followed, or leave `--num_processes` out")
+        "so there is only this one: use `torchrun --nproc_per_node 2` and what followed, or omit `--num_processes`")
     return n
 
 # %% ../nbs/00d_processes.ipynb #2ec703d8
@@ -112,7 +112,7 @@ def check_same(self:SideBySide,
     for i,other in enumerate(got := self.in_all(lambda: given)):
         for k in {**got[0], **other}:
             a,b = got[0].get(k),other.get(k)
-            if a != b: raise ValueError(f'Process {i} has {k}={b!r}, and process 0 has {a!r}: start all in the same way')
+            if a != b: raise ValueError(f'Process {i} has {k}={b!r}, and process 0 has {a!r}: start all alike')
 
 # %% ../nbs/00d_processes.ipynb #3cd7a03e
 @patch
@@ -139,8 +139,8 @@ def check_shared(self:SideBySide,
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text('Is this folder shared?')
     def _look():
-        if not self.see(file.exists, 15): raise ValueError(f"{folder.absolute()} on {platform.node()} is not the folder "
-            f"that process 0 on {node} writes to: name one that all processes share")
+        if not self.see(file.exists, 15): raise ValueError(f"{folder.absolute()} on {platform.node()} is not "
+            f"the folder that process 0 on {node} writes to: name one that all processes share")
     try:
         self.in_all(_write)
         self.in_all(_look)

@@ -26,7 +26,8 @@ class Killed(Callback):
         if os.environ.get('KILL') and self.epoch == 1 and torch.initial_seed() == 1: os.kill(os.getpid(), 9)
 
 def fit(learn):
-    with learn.no_logging(): learn.fit_one_cycle(3, 1e-2, cbs=[WeightAverage(), SaveModelCallback('accuracy'), Killed()])
+    cbs = [WeightAverage(), SaveModelCallback('accuracy'), Killed()]
+    with learn.no_logging(): learn.fit_one_cycle(3, 1e-2, cbs=cbs)
 
 def refused(f):
     "What the ValueError says that `f()` raises"

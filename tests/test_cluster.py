@@ -34,7 +34,8 @@ def test_a_batch_gets_what_the_learner_says(learn, exported, tta):
 
 def test_it_does_what_the_learner_was_found_to_be_better_with(learn):
     plain,tta = (BatchPredictor(learn, tta=o)(dict(image=arrays(5)))['probs'] for o in (False, True))
-    assert np.array_equal(BatchPredictor(learn)(dict(image=arrays(5)))['probs'], plain) and not np.array_equal(plain, tta)
+    assert np.array_equal(BatchPredictor(learn)(dict(image=arrays(5)))['probs'], plain)
+    assert not np.array_equal(plain, tta)
     learn.predict_with_tta = True
     try: assert np.array_equal(BatchPredictor(learn)(dict(image=arrays(5)))['probs'], tta)
     finally: del learn.predict_with_tta
@@ -85,7 +86,8 @@ class Mortal(BatchPredictor):
         if 37 in batch['id'] and not self.mark.exists():
             self.mark.touch()
             os._exit(1)
-        return {k: v for k,v in super().__call__(batch).items() if k != 'image'} | dict(pid=np.full(len(batch['id']), os.getpid()))
+        res = {k: v for k,v in super().__call__(batch).items() if k != 'image'}
+        return res | dict(pid=np.full(len(batch['id']), os.getpid()))
 
 @pytest.mark.slow
 def test_two_workers_of_ray_of_which_one_dies(learn, exported, tmp_path):
@@ -99,7 +101,8 @@ def test_two_workers_of_ray_of_which_one_dies(learn, exported, tmp_path):
     ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level='error', runtime_env=env)
     try:
         ds = ray.data.from_items([dict(id=i, image=o) for i,o in enumerate(x)], override_num_blocks=10)
-        ds = ds.map_batches(Mortal, fn_constructor_args=[exported], fn_constructor_kwargs=dict(tta=True, mark=tmp_path/'dead'),
+        made_by = dict(tta=True, mark=tmp_path/'dead')
+        ds = ds.map_batches(Mortal, fn_constructor_args=[exported], fn_constructor_kwargs=made_by,
             batch_size=10, concurrency=2)
         rows = sorted(ds.take_all(), key=itemgetter('id'))
     finally: ray.shutdown()

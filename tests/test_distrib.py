@@ -52,7 +52,7 @@ def check_averages(path):
     assert not torch.allclose(stats[0], ranks[0][0][1]['1.running_var'], atol=1e-4)
 
 def check_fits(path):
-    "The steps of two processes are those of one on both batches; each draws for itself, and the same from the same seed"
+    "The steps of two processes are those of one on both batches; each draws for itself, the same from the same seed"
     ranks = [torch.load(path/f'two_fits_{r}', weights_only=False) for r in (0,1)]
     (first,*others),mine = ranks[0],[o[0] for o in ranks]
     # by hand: batches of 8, the rate of a scheduler of torch's, the mean of the weights after each step

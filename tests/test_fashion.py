@@ -336,11 +336,6 @@ def test_two_processes_on_one_folder(capsys, copied):
     finally: p.communicate('\n')
     fashion_job(out, resume=True)
 
-def test_several_processes_are_refused(capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv('WORLD_SIZE', '2')
-    check_error(capsys, ['fashion', '--out', str(tmp_path/'out')], 'torchrun', 'run it alone')
-    assert not (tmp_path/'out').exists()
-
 @pytest.mark.slow
 def test_full_disk(tmp_path, folder):
     "A limit on the size of files stands for it; nothing is left half"

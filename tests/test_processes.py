@@ -95,8 +95,8 @@ def test_members_side_by_side_are_those_of_one_process(tmp_path, monkeypatch):
     rest,dead = launched(tmp_path/'two', KILL='1')
     assert dead[2] == -9 and rest[2] == 1
     assert 'Members not finished: 1 (process 1). Started again in the same way, they go on' in rest[1]
-    assert {o.name for o in (tmp_path/'two').glob('*.*')} == {f'member_seed{i}.{o}' for i in (0, 2) for o in ('json','pth')} | {
-        'member_seed1.ckpt'}
+    whole = {f'member_seed{i}.{o}' for i in (0, 2) for o in ('json','pth')}
+    assert {o.name for o in (tmp_path/'two').glob('*.*')} == whole | {'member_seed1.ckpt'}
     outs = launched(tmp_path/'two')
     assert [o[2] for o in outs] == [0, 0], outs
     assert 'member_seed1.ckpt: going on in epoch 1' in outs[1][0]
@@ -108,6 +108,7 @@ def test_members_side_by_side_are_those_of_one_process(tmp_path, monkeypatch):
         for s,w in zip(states, want, strict=True): assert all(torch.equal(s[k], v) for k,v in w.items())
     # what the fits themselves keep is not mixed up
     assert all((tmp_path/'two'/f'member_seed{i}'/'model.pth').is_file() for i in range(3))
-    for o in zip(told, told1, ['process 0 has [0, 1, 2]', 'Process 1 has default 0 of fit=4', 'is not the folder that']):
+    words = 'process 0 has [0, 1, 2]','Process 1 has default 0 of fit=4','is not the folder that'
+    for o in zip(told, told1, words):
         assert o[2] in o[0] and o[2] in o[1]
     assert not list((tmp_path/'refused').rglob('*.*'))
