@@ -54,14 +54,14 @@ def test_no_items(learn):
 
 def test_several_labels():
     items = [TensorImage(torch.rand(3, 8, 8)) for _ in range(6)]
-    block = DataBlock((TransformBlock, MultiCategoryBlock(vocab=['a','b','c'])), get_x=items.__getitem__,
+    block = DataBlock((TransformBlock, MultiCategoryBlock(vocab=['a','b','c'])), get_x=lambda i: items[i],
         get_y=lambda i: ['a'] if i%2 else ['a','c'], splitter=IndexSplitter([0]))
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     with torch.no_grad():
         net[1].weight.zero_()
         net[1].bias.copy_(tensor([2., -1., 3.]))
     learn = Learner(block.dataloaders([*range(6)], bs=2, num_workers=0), net, path='.').remove_cb(ProgressCallback)
-    got = BatchPredictor(learn, 'i')(dict(i=np.arange(2)))
+    got = BatchPredictor(learn, 'i')(dict(i=np.array([0,1], dtype=object)))
     assert got['label'].tolist() == ['a;c']*2 and got['probability'] == pytest.approx(np.full(2, 1/(1+np.exp(-3))))
 
 def test_pickled_by_its_arguments(exported):
@@ -73,7 +73,7 @@ def test_pickled_by_its_arguments(exported):
 
 def test_what_is_refused(learn, tmp_path):
     with pytest.raises(ValueError, match=f'no exported learner {tmp_path}/x.pkl'): BatchPredictor(tmp_path/'x.pkl')
-    with pytest.raises(TypeError, match='Sequential'): BatchPredictor(learn.model)
+    with pytest.raises(TypeError, match='learner is a MiniNet'): BatchPredictor(learn.model)
     with pytest.raises(ValueError, match=r"no column 'image' to predict, only \['file'\]"):
         BatchPredictor(learn)(dict(file=np.array(['a.png'])))
 

@@ -109,6 +109,5 @@ def test_members_side_by_side_are_those_of_one_process(tmp_path, monkeypatch):
     # what the fits themselves keep is not mixed up
     assert all((tmp_path/'two'/f'member_seed{i}'/'model.pth').is_file() for i in range(3))
     words = 'process 0 has [0, 1, 2]','Process 1 has default 0 of fit=4','is not the folder that'
-    for o in zip(told, told1, words):
-        assert o[2] in o[0] and o[2] in o[1]
+    for o in zip(told, told1, words): assert o[2] in o[0] and o[2] in o[1]
     assert not list((tmp_path/'refused').rglob('*.*'))
