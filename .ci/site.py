@@ -218,7 +218,7 @@ def md(cell): return '\n'.join(joined(o.get('data', {}).get('text/markdown', '')
 
 def described(text):
     "The entries in Markdown: level, name, anchor, the first paragraph"
-    entry = r'^(###+) (\S+) \{(#\S+)\}\n\n(?:\[source.*\n\n)?```python\n.*?\n```(?=\n*(.*?)(?:\n\n|\Z))'
+    entry = r'^(###+) (\S+) \{(#\S+)\}\n\n(?:\[source[^\n]*\n\n)?```python\n.*?\n```(?=\n*(.*?)(?:\n\n|\Z))'
     for level,nm,anchor,doc in re.findall(entry, text, re.S|re.M):
         yield len(level), nm.replace('\\', ''), anchor, '' if doc[:1] in '#|:' else doc
 

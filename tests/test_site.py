@@ -4,6 +4,7 @@ from base64 import b64encode
 from contextlib import contextmanager
 from filelock import FileLock
 from functools import partial
+from html import unescape
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -195,6 +196,20 @@ def test_overviews_come_first_and_name_all_entries(pages):
         assert overview and overview.start() < text.index('<div class="reference">'), mod
         assert [o for o in public(mod) if not re.search(rf'href="#{re.escape(o.lower())}"', overview[0])
             and callable(getattr(importlib.import_module(f'fastai_ext.{mod}'), o, len))] == []
+
+def test_overviews_say_of_each_class_what_it_says_itself(pages):
+    "And not what its last method does"
+    def _letters(text): return re.sub(r'\W', '', unescape(re.sub(r'<[^>]+>', '', text)))
+    seen = 0
+    for mod in modules:
+        page = (docs/f'{mod}.html').read_text(encoding='utf-8')
+        table = re.search(r'<div class="overview">.*?</table>|$', page, re.S)[0]
+        for nm,text in re.findall(r'<tr[^>]*>\s*<td.*?<code>(\w+)</code>.*?</td>\s*<td[^>]*>(.*?)</td>', table, re.S):
+            o = getattr(importlib.import_module(f'fastai_ext.{mod}'), nm, None)
+            if not inspect.isclass(o) or '__doc__' not in vars(o) or not o.__doc__: continue
+            seen += 1
+            assert _letters(text) == _letters(inspect.cleandoc(o.__doc__).split('\n\n')[0]), nm
+    assert seen > 20
 
 def test_links_of_the_other_pages(pages):
     assert 'erase.html#randerase' in pages['changelog.html'].links
