@@ -4,9 +4,6 @@ import ast, builtins, importlib, inspect, json, os, pytest, re, subprocess, sys,
 
 root = Path(__file__).parents[1]
 pages = sorted((root/'nbs').rglob('[!_.]*.ipynb'))
-# still to be put in order
-unfinished = {'09_ensemble','09a_settings','10_fashion','11_cli'}
-finished = [o for o in pages if o.stem not in unfinished]
 no_code = ('hide','export','exporti','default_exp','code-fold:','echo:')
 
 def cells(page, kind):
@@ -50,7 +47,7 @@ def test_undefined():
     sources = 'from math import *\nx = pi','def f(a): return a+x+y','y = f(sin(b))'
     assert undefined(sources) == {'y','b'}
 
-@pytest.mark.parametrize('page', finished, ids=lambda o: o.stem)
+@pytest.mark.parametrize('page', pages, ids=lambda o: o.stem)
 def test_code_on_a_page_is_complete(page):
     "What is shown unfolded can be pasted from the top: every name comes from above"
     assert undefined(shown(page)) == set()
@@ -67,7 +64,7 @@ def test_for_tests():
     source = 'assert 1\ntest_eq(_f(quick), 1)\ndef _g(): pass\n_g()'
     assert for_tests(source) == {'assert','test_eq','_f','quick'}
 
-@pytest.mark.parametrize('page', finished, ids=lambda o: o.stem)
+@pytest.mark.parametrize('page', pages, ids=lambda o: o.stem)
 def test_tests_are_folded_or_hidden(page): assert {o: f for o in shown(page) if (f := for_tests(o))} == {}
 
 def run_script(path, **env):
