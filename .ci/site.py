@@ -347,10 +347,10 @@ def plain(text):
 
 def picture(m, page, files):
     "A picture is the file of the page's Markdown copy, and is loaded when it comes into sight"
-    data = b64decode(m[1])
+    data = b64decode(m[1]) if m[1] else (page.parent/m[2]).read_bytes()
     w,h = struct.unpack('>II', data[16:24])
     strip = ' strip' if w > 2*h else ''
-    url = files[data].relative_to(page.parent)
+    url = files[data].relative_to(page.parent) if m[1] else m[2]
     return f'src="{url}" width="{w}" height="{h}" loading="lazy" class="img-fluid{strip}"'
 
 # What smalldocs leaves unnamed for those who hear a page or have no mouse, and the title of the links beside it
@@ -369,7 +369,8 @@ def local(path, files):
         up = '../'*(len(path.relative_to(new).parts)-1)
         text = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', mathml, text, flags=re.S)
         text = re.sub(r'<(?:link|script)\b[^>]*(?:href|src)="https://cdn\.[^>]*>(?:</script>)?\n?', '', text)
-        text = re.sub(r'src="data:image/png;base64,([^"]+)" class="img-fluid"', lambda m: picture(m, path, files), text)
+        png = r'src="(?:data:image/png;base64,([^"]+)|([\w./-]+\.png))" class="img-fluid[^"]*"'
+        text = re.sub(png, lambda m: picture(m, path, files), text)
         text = text.replace(f"{cfg['site-url']}/notebooks/", f'{up}notebooks/')
         for a,b in fixes: text = re.sub(a, b, text, flags=re.S)
         # it is shown in the place of any page, so its links start from the site's root
