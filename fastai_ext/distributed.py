@@ -12,6 +12,7 @@ from fastai.basics import *
 from fastai.distributed import *
 from fastai.torch_core import get_random_states, set_random_states
 from torch.nn.parallel import DistributedDataParallel
+import atexit
 from .rng import kept_rng
 _all_ = ['DistributedDL', 'DistributedTrainer', 'ParallelTrainer', 'rank0_first', 'setup_distrib', 'teardown_distrib']
 
@@ -23,6 +24,9 @@ def _broadcast(self:DistributedDL, t, rank):
     t = torch.tensor(list(t), device=device)
     torch.distributed.broadcast(t, rank)
     return t.tolist()
+
+# %% ../nbs/06g_distributed.ipynb #fa51d213
+atexit.register(teardown_distrib);
 
 # %% ../nbs/06g_distributed.ipynb #6323657e
 def _of_first(o):

@@ -150,9 +150,9 @@ def run_job(
     def _open(): return None if here.rank else _open_run(kind, defaults, out, resume, plain_settings(given, defaults))
     with alone(), redirect_stdout(io.StringIO() if here.rank else sys.stdout):
         s = AttrDict(here.in_all(_open)[0])
-        here.check_shared(out)
         ready = []
         here.in_all(lambda: ready.append(_prepare(read, s, out, s.pop('found', None))))
+        here.check_shared(out)
     data,learn,summary = ready[0]
     if here.rank: return _members(data, s, out) and None
     (out/'members').mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from uuid import uuid4
-import os, platform, signal, sys, threading, time
+import atexit, os, platform, signal, sys, threading, time
 from fastai.basics import *
 
 # %% ../nbs/00d_processes.ipynb #77292bba
@@ -46,12 +46,15 @@ class SideBySide:
         if n_processes() == 1: return
         try: from accelerate import PartialState
         except ImportError as e: raise ImportError("Several processes need accelerate: `pip install accelerate`") from e
+        from fastai.distributed import teardown_distrib
         dist,gpus = torch.distributed,torch.cuda.device_count()
         if os.environ.get('ACCELERATE_USE_CPU', '').lower() in ('1','true','yes'): gpus = 0
         if not dist.is_initialized(): PartialState(cpu=not gpus)
         self.rank,self.n = dist.get_rank(),dist.get_world_size()
         self.device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', self.rank))%gpus) if gpus else None
         if gpus: torch.cuda.set_device(self.device)
+        # a process that ends with its groups still there is aborted now and then
+        atexit.register(teardown_distrib)
         # members may be hours apart
         self.group = dist.new_group(backend='gloo', timeout=timedelta(days=365))
 

@@ -336,6 +336,10 @@ def test_two_processes_on_one_folder(capsys, copied):
     finally: p.communicate('\n')
     fashion_job(out, resume=True)
 
+def test_predict_works_in_one_process(capsys, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    check_error(capsys, ['predict', 'a.jpg'], 'torchrun', 'run it alone')
+
 @pytest.mark.slow
 def test_full_disk(tmp_path, folder):
     "A limit on the size of files stands for it; nothing is left half"

@@ -1,8 +1,10 @@
 "Work that several processes share out: members that are trained side by side are those of one process"
 from fastai.basics import *
+from PIL import Image
 import pytest, signal, socket, subprocess, sys
 
 from fastai_ext.core import whole_file
+from fastai_ext.data import fashion_mnist
 from fastai_ext.ensemble import fit_ensemble
 from fastai_ext.processes import SideBySide, alone, n_processes
 from helpers import process_state
@@ -72,13 +74,13 @@ def test_see_looks_again(here):
     n = iter([False, False, True])
     assert here.see(lambda: next(n)) and not here.see(lambda: False, .01)
 
-def launched(path, **env):
-    "The results of the worker in two processes, and the exit codes"
+def launched(path, *cmd, **env):
+    "What two processes of the worker, or of a command, print, and their exit codes"
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
     env = dict(os.environ, WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), OMP_NUM_THREADS='1', **env)
-    cmd = [sys.executable, '-W', 'ignore', str(worker), str(path)]
+    cmd = [sys.executable, '-W', 'ignore', *map(str, cmd or (worker, path))]
     ps = [subprocess.Popen(cmd, env={**env, 'RANK': str(r), 'LOCAL_RANK': str(r)}, cwd=path.parent, text=True,
         stderr=subprocess.PIPE, stdout=subprocess.PIPE) for r in (0, 1)]
     return [(*p.communicate(timeout=240), p.returncode) for p in ps]
@@ -111,3 +113,26 @@ def test_members_side_by_side_are_those_of_one_process(tmp_path, monkeypatch):
     words = 'process 0 has [0, 1, 2]','Process 1 has default 0 of fit=4','is not the folder that'
     for o in zip(told, told1, words): assert o[2] in o[0] and o[2] in o[1]
     assert not list((tmp_path/'refused').rglob('*.*'))
+
+@pytest.mark.slow
+def test_the_command_in_two_processes(tmp_path):
+    "One report, and the files that one process leaves; what is wrong ends both, before anything is there"
+    d = fashion_mnist('embedded')
+    for c in (1, 8):
+        (tmp_path/'photos'/str(c)).mkdir(parents=True)
+        for i,x in enumerate(d.train_x[d.train_y == c][:30]): Image.fromarray(x).save(tmp_path/'photos'/str(c)/f'{i}.png')
+    opts = '--model mini_convnet --size 32 --epochs 1 --workers 0 --seeds 5 -3 9'.split()
+    cmd = ['-m', 'fastai_ext', 'train', tmp_path/'photos', *opts]
+    env = dict(os.environ, OMP_NUM_THREADS='1')
+    subprocess.run([sys.executable, *map(str, cmd), '--out', str(tmp_path/'one')], env=env, check=True, capture_output=True)
+    (out,err,rc),(out1,err1,rc1) = launched(tmp_path/'two', *cmd, '--out', tmp_path/'two')
+    assert (rc, rc1) == (0, 0), (err, err1)
+    assert 'accuracy' in out and 'report.html' in out and out1.split('\n')[:2] == [
+        'Process 1 of 2: member with seed -3', 'Member with seed -3: 1 epoch'] and 'report' not in out1
+    files = [f'members/member_seed{i}.{o}' for i in (5, -3, 9) for o in ('pth','json')] + ['model.safetensors']
+    for o in files: assert (tmp_path/'one'/o).read_bytes() == (tmp_path/'two'/o).read_bytes()
+    names = [{str(p.relative_to(tmp_path/o)) for p in (tmp_path/o).rglob('*') if p.is_file()} for o in ('one', 'two')]
+    assert names[0] == names[1]
+    for (_,err,rc) in launched(tmp_path/'bad', *cmd[:3], tmp_path/'none', '--out', tmp_path/'bad'):
+        assert rc == 2 and err.strip().startswith('fastai-ext: ') and 'There is no folder' in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path/'bad').exists()
