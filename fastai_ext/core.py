@@ -12,8 +12,7 @@ __all__ = ['undisturbed', 'copy_hooks', 'provably_same', 'leaves_of', 'plain_ten
 from contextlib import contextmanager
 from copy import copy
 from importlib.metadata import version
-from uuid import uuid4
-import contextlib, inspect, io, platform, re, types
+import contextlib, inspect, io, os, platform, re, types
 import plum
 from fastai.basics import *
 from .rng import kept_rng
@@ -187,13 +186,16 @@ def is_channels_last(
     return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 # %% ../nbs/00_core.ipynb #e8e704a2
+# the processes of a launch may write the same file; a name that stays the same is written over after a kill
+_part = f"part{os.environ.get('RANK', '')}"
+
 @contextmanager
 def whole_file(
     path:str|Path # File to write
 ): # A context with the path to write to, in the same folder
     "A path to write to; what is there becomes `path` at the end, and is removed if the block raises"
     path = Path(path)
-    part = path.with_name(f'part-{uuid4().hex[:8]}-{path.name}')
+    part = path.with_name(f'{_part}-{path.name}')
     try:
         yield part
         part.replace(path)

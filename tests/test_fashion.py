@@ -347,8 +347,6 @@ def test_full_disk(tmp_path, folder):
         import resource, signal
         from fastai_ext.cli import run_cli
         from fastai_ext.fashion import *
-from fastai_ext.predict import predict_images
-from fastai_ext.recipes import recipes
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
         run_cli(['fashion', '--out', {str(tmp_path/'out')!r}, '--data', {folder!r}, '--model', 'mini_convnet',

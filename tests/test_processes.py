@@ -38,12 +38,14 @@ def test_accelerate_on_cpus_starts_one_process(launch, monkeypatch):
     monkeypatch.delenv('RANK')
     with pytest.raises(ValueError, match='torchrun --nproc_per_node'): fit_ensemble(None, 2, None, 'x')
 
-def test_processes_that_write_one_file_do_not_meet(tmp_path):
-    "The last one's is there, whole; nothing else is left"
-    with whole_file(tmp_path/'a') as p, whole_file(tmp_path/'a') as q:
-        p.write_text('first')
-        q.write_text('second')
-    assert [o.name for o in tmp_path.iterdir()] == ['a'] and (tmp_path/'a').read_text() == 'first'
+def test_processes_of_a_launch_that_write_one_file_do_not_meet(tmp_path):
+    "The last one's is there, whole; nothing else is left. A process has its number from the start, within `alone` too"
+    code = 'from fastai_ext.core import whole_file\nwith whole_file("x") as p: print(p.name)'
+    env = {**os.environ, 'RANK': '1'}
+    other = subprocess.run([sys.executable, '-W', 'ignore', '-c', code + '; p.touch()'], cwd=tmp_path, env=env,
+        capture_output=True, text=True, check=True).stdout.strip()
+    with whole_file(tmp_path/'x') as p: p.write_text('mine')
+    assert other != p.name and [o.name for o in tmp_path.iterdir()] == ['x'] and (tmp_path/'x').read_text() == 'mine'
 
 @pytest.fixture
 def here():
