@@ -40,11 +40,13 @@ def launch(n_procs, threads, epochs):
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as d:
         start = time.perf_counter()
-        subprocess.run([*cmd, __file__, '--folder', d, '--epochs', str(epochs)], env=env, check=True, stdout=subprocess.DEVNULL)
+        args = [*cmd, __file__, '--folder', d, '--epochs', str(epochs)]
+        subprocess.run(args, env=env, check=True, stdout=subprocess.DEVNULL)
         whole = time.perf_counter()-start
         files = [hashlib.sha256((Path(d)/f'member_seed{i}.pth').read_bytes()).hexdigest()[:16] for i in range(n)]
         secs,cpu = map(max, zip(*[json.loads((Path(d)/f'took{i}').read_text()) for i in range(n_procs)]))
-    print(f'{n_procs} × {threads}: {secs:.1f} s, {whole:.1f} s in all, {cpu:.1f} s of cpu, load {load:.1f}', flush=True)
+    said = f'{secs:.1f} s, {whole:.1f} s in all, {cpu:.1f} s of cpu, load {load:.1f}'
+    print(f'{n_procs} × {threads}: {said}', flush=True)
     return dict(seconds=secs, whole=whole, cpu=cpu, load=load, files=files)
 
 def rate():
