@@ -122,11 +122,13 @@ def test_the_command_in_two_processes(tmp_path):
     d = fashion_mnist('embedded')
     for c in (1, 8):
         (tmp_path/'photos'/str(c)).mkdir(parents=True)
-        for i,x in enumerate(d.train_x[d.train_y == c][:30]): Image.fromarray(x).save(tmp_path/'photos'/str(c)/f'{i}.png')
+        for i,x in enumerate(d.train_x[d.train_y == c][:30]):
+            Image.fromarray(x).save(tmp_path/'photos'/str(c)/f'{i}.png')
     opts = '--model mini_convnet --size 32 --epochs 1 --workers 0 --seeds 5 -3 9'.split()
     cmd = ['-m', 'fastai_ext', 'train', tmp_path/'photos', *opts]
     env = dict(os.environ, OMP_NUM_THREADS='1')
-    subprocess.run([sys.executable, *map(str, cmd), '--out', str(tmp_path/'one')], env=env, check=True, capture_output=True)
+    alone_cmd = [sys.executable, *map(str, cmd), '--out', str(tmp_path/'one')]
+    subprocess.run(alone_cmd, env=env, check=True, capture_output=True)
     (out,err,rc),(out1,err1,rc1) = launched(tmp_path/'two', *cmd, '--out', tmp_path/'two')
     assert (rc, rc1) == (0, 0), (err, err1)
     assert 'accuracy' in out and 'report.html' in out and out1.split('\n')[:2] == [
@@ -136,5 +138,6 @@ def test_the_command_in_two_processes(tmp_path):
     names = [{str(p.relative_to(tmp_path/o)) for p in (tmp_path/o).rglob('*') if p.is_file()} for o in ('one', 'two')]
     assert names[0] == names[1]
     for (_,err,rc) in launched(tmp_path/'bad', *cmd[:3], tmp_path/'none', '--out', tmp_path/'bad'):
-        assert rc == 2 and err.strip().startswith('fastai-ext: ') and 'There is no folder' in err and len(err.strip().splitlines()) == 1
+        assert rc == 2 and 'There is no folder' in err
+        assert err.strip().startswith('fastai-ext: ') and len(err.strip().splitlines()) == 1
     assert not (tmp_path/'bad').exists()

@@ -397,8 +397,8 @@ def test_search_and_dark_mode_in_a_browser(chromium):
         assert ground() != light, 'the choice is forgotten'
 
 queries = {'megaflops': 'summary', 'cutout': 'erase', 'export': 'predict', 'unet': 'tutorials/segmentation',
-    'quickstart': 'getting_started', 'GPU': 'precision', 'random erasing': 'erase', 'tta': 'tta', 'ensemble': 'ensemble',
-    'learning rate schedule': 'schedule'}
+    'quickstart': 'getting_started', 'GPU': 'precision', 'random erasing': 'erase', 'tta': 'tta',
+    'ensemble': 'ensemble',    'learning rate schedule': 'schedule'}
 
 def test_search_finds_the_right_page_first(chromium):
     with tab(chromium, viewport=dict(width=1280, height=900)) as (page, url):
