@@ -6,7 +6,7 @@ as `learn.predict` in a loop. The images are made up: items of Fashion-MNIST in 
 background; the many files are the items themselves, as JPEG. Memory is the most that a process had: the one that
 predicts, and the largest of its workers. The loop is over the same files with the same learner, without bars.
 Run: python benchmarks/job.py [--FILES 20000] [--MODEL mini_convnet]"""
-import subprocess, sys, tempfile
+import multiprocessing, subprocess, sys, tempfile
 
 from fastai.vision.all import *
 from fastai_ext.data import fashion_mnist, fashion_vocab
@@ -47,6 +47,7 @@ def make_items(folder, n):
 def predicted(run, folder, n, out):
     "Images a second and the most memory (MB), of `n` files of a folder"
     import resource
+    multiprocessing.set_start_method('fork', force=True) # as the command has it on Linux
     predictor,files = ImagePredictor(run),find_images([folder])[:n]
     s = seconds(lambda: predictor.write(files, out))
     mb = [resource.getrusage(o).ru_maxrss/1e3 for o in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

@@ -81,7 +81,7 @@ def _add_predict(add):
         help='exchange black and white: for dark things on white, with a net that was trained on light on black')
     p.add_argument('--tta', action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
         help='average each image with its mirror; not given: if that was better on the validation images of the run')
-    p.add_argument('--bs', type=int, default=128, metavar='N', help='images that are predicted at a time')
+    p.add_argument('--bs', type=int, default=256, metavar='N', help='images that are predicted at a time')
     p.add_argument('--workers', type=int, default=argparse.SUPPRESS, metavar='N',
         help='processes that read images; not given: one a processor, at most 8')
 

@@ -9,6 +9,7 @@ __all__ = ['image_files', 'ImageTable', 'read_folder', 'check_images', 'ImageDat
 
 # %% ../nbs/09c_folder.ipynb #b7b6a6d5
 from collections import Counter, defaultdict
+from multiprocessing import get_start_method
 import contextlib, hashlib
 from fastai.vision.all import *
 from .images import ImageInputs, ReadImage, in_workers
@@ -248,4 +249,6 @@ def dls(self:ImageData,
     if len(t)*inputs.size**2*inputs.chans > max_gb*1e9: return res
     # a bar of fastprogress is drawn into files too
     quiet = contextlib.nullcontext() if sys.stdout.isatty() else contextlib.redirect_stdout(io.StringIO())
-    with quiet: return res.in_memory(max_gb=math.inf, num_workers=min(workers, len(t)//64))
+    # loaders can't be sent to a process that is started anew
+    n = min(workers, len(t)//64) if get_start_method() == 'fork' else 0
+    with quiet: return res.in_memory(max_gb=math.inf, num_workers=n)

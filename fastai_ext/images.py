@@ -23,7 +23,7 @@ def open_image(
         img = Image.open(file)
         if size: img.draft(None, (2*size,2*size))
         img.load()
-        img = ImageOps.exif_transpose(img)
+        if img.getexif(): img = ImageOps.exif_transpose(img) # which copies
     except FileNotFoundError: raise FileNotFoundError(f'There is no image file {file}') from None
     except Exception as e: # a damaged file can make a decoder raise anything
         why = 'its content is none of a known kind' if isinstance(e, UnidentifiedImageError) else e

@@ -9,6 +9,7 @@ __all__ = ['find_images', 'load_run', 'ImagePredictor', 'predict_images']
 
 # %% ../nbs/10c_predict.ipynb #7e61746f
 from importlib.util import find_spec
+from multiprocessing import get_start_method
 import glob
 from .all import *
 from .folder import image_files
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 
 # %% ../nbs/10c_predict.ipynb #8b40eafa
 def find_images(
-    names:list # Files, folders and patterns such as 'photos/**/*.jpg'
+    names:list # Files, folders and patterns such as 'photos/*.jpg'
 )->list: # Paths of files, as strings, in order; of a folder all images in it and below
     "The files that are meant; a FileNotFoundError names what isn't there"
     res = []
@@ -69,12 +70,13 @@ def _load_exported(fname):
 class _Reader:
     "Reads a list of files: those that could be read, the batch of them, errors, and which are bright at the border"
     def __init__(self, learn, invert):
-        self.inputs,self.dls,self.invert = getattr(learn, 'inputs', None),learn.dls,invert
+        self.inputs,self.invert = getattr(learn, 'inputs', None),invert
+        self.dls = None if self.inputs else learn.dls # which can't be sent to a process that is started anew
         self.dark = self.inputs is not None and self.inputs.ground == 'black'
         if invert and not self.dark: raise ValueError('invert=True: this net was not trained on light things on black')
 
     def __call__(self, files):
-        good,items,bad,bright = [],[],[],[]
+        good,items,bad = [],[],[]
         if not self.inputs:
             dl = self.dls.test_dl([*map(Path, files)], num_workers=0)
             dl.before_iter()
@@ -85,14 +87,15 @@ class _Reader:
             else:
                 good.append(f)
                 items.append(o)
-                if self.dark and self.border(o) > 127: bright.append(f)
-        if not items: return good,None,bad,bright
-        return good,((self.inputs.batch(items),) if self.inputs else dl.do_batch(items)),bad,bright
+        if not items: return good,None,bad,[]
+        batch = (self.inputs.batch(items),) if self.inputs else dl.do_batch(items)
+        return good,batch,bad,self.bright(good, batch[0]) if self.dark else []
 
-    def border(self, img):
-        "Mean of the outermost pixels, from 0 to 255"
-        a = np.asarray(img)
-        return np.concatenate([a[0], a[-1], a[:,0], a[:,-1]]).mean()
+    def bright(self, files, x):
+        "Those of the files whose outermost pixels are bright, on the average"
+        x = plain_tensor(x).float()
+        edge = torch.cat([x[...,0,:], x[...,-1,:], x[...,0], x[...,-1]], -1).flatten(1).mean(1)
+        return [f for f,o in zip(files, edge.tolist()) if o > 127]
 
 # %% ../nbs/10c_predict.ipynb #3fce60dc
 class ImagePredictor:
@@ -105,6 +108,8 @@ class ImagePredictor:
         path = learner if isinstance(learner, Learner) else Path(learner)
         if isinstance(path, Path): learner = load_run(path) if path.is_dir() else _load_exported(path)
         self.learn,self.read = learner,_Reader(learner, invert)
+        if getattr(learner.dls, 'vocab', None) is None: raise ValueError(
+            f'{path} predicts no classes: it is no classifier of images')
         self.tta = ifnone(tta, getattr(learner, 'predict_with_tta', False))
         self.vocab = list(map(str, learner.dls.vocab))
         self.multi = isinstance(learner.loss_func, BCEWithLogitsLossFlat)
@@ -120,18 +125,19 @@ class ImagePredictor:
 
     def stream(self,
         files:list, # Paths
-        bs:int=128, # Images in a batch
+        bs:int=256, # Images in a batch
         workers:int|None=None # Processes that read; 0: this one. None: as many as there are processors, at most 8
     )->Iterator: # Of files, their probabilities (None without files), and pairs of file and error
         "Predict batch after batch; no more than a few batches are in memory"
         if bs < 1: raise ValueError(f'bs={bs}: expected at least 1')
-        bright = []
+        if self.read.dls and get_start_method() != 'fork': workers = 0
+        n,one = 0,None
         for good,batch,bad,odd in in_workers(self.read, files, bs, workers):
             yield good,(self.probs(batch) if good else None),bad
-            bright += odd
-        if not bright: return
-        more = f' and {len(bright)-1} more' if len(bright) > 1 else ''
-        warn(f'{bright[0]}{more} look dark on bright, and the training images are light on black: '
+            n,one = n+len(odd),one or first(odd)
+        if not n: return
+        more = f' and {n-1} more' if n > 1 else ''
+        warn(f'{one}{more} look dark on bright, and the training images are light on black: '
             f'compare with invert={not self.read.invert}')
 
     def label(self,

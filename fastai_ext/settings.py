@@ -14,7 +14,7 @@ import difflib, math
 # %% ../nbs/09a_settings.ipynb #8beb141a
 fashion_defaults = dict(model='mini_resnet', data='embedded', epochs=6, bs=64, lr=1e-2, seeds=[42, 43])
 job_defaults = dict(folder=None, labels=None, sep=';', model='mini_resnet', size=96, pretrained=False, weights=None,
-    epochs=40, bs=16, lr=4e-3, seeds=[42, 43])
+    epochs=30, bs=16, lr=4e-3, seeds=[42, 43])
 
 # %% ../nbs/09a_settings.ipynb #434008a4
 def check_settings(

@@ -160,7 +160,7 @@ def test_wrong_folders(capsys, tmp_path, what, texts):
     assert not (tmp_path/'out').exists()
 
 @pytest.mark.parametrize('args,texts', [(['--model', 'mini_resnet_fats'], ['mini_resnet_fast']),
-    (['--size', '4', '--model', 'vgg11'], ['vgg11 does not work on 4×4', 'another size']),
+    (['--size', '4', '--model', 'inception_v3'], ['inception_v3 does not work on 4×4', 'another size']),
     (['--model', 'vit_tiny_patch16_224'], ['vit_tiny_patch16_224 does not work on 96×96']),
     (['--size', '2'], ['size=2']),
     (['--bs', '500'], ['bs=500', '20']), (['--weights', 'none.pth'], ['none.pth', 'mini_resnet']),
@@ -375,12 +375,23 @@ def test_predict_says_what_is_wrong_before_any_work(capsys, run, folder, tmp_pat
     check_error(capsys, ['predict', good, *args, '--out', str(tmp_path/'p.parquet')], 'pyarrow', '.csv')
     assert not list(tmp_path.iterdir())
 
-def test_a_predictor_holds_no_more_than_a_few_batches(run, folder):
+def test_a_predictor_holds_no_more_than_a_few_batches(run, folder, monkeypatch):
     "What has been predicted is not kept: a batch is read when the one before is taken"
     predictor,read = ImagePredictor(run[0], tta=False),[]
-    keep = predictor.read
-    predictor.read = lambda files: (read.append(len(files)), keep(files))[1]
+    reader = type(predictor.read)
+    keep = reader.__call__
+    monkeypatch.setattr(reader, '__call__', lambda self, files: (read.append(len(files)), keep(self, files))[1])
     stream = predictor.stream(image_files(folder), bs=4, workers=0)
     for i in range(3):
         next(stream)
-        assert len(read) == i+1
+        assert read == [4]*(i+1)
+
+def test_a_learner_that_predicts_no_classes(tmp_path, folder):
+    block = DataBlock((ImageBlock, RegressionBlock), get_items=image_files, get_y=lambda f: 1., item_tfms=Resize(8))
+    learn = Learner(block.dataloaders(folder, bs=4, num_workers=0), nn.Flatten(), loss_func=MSELossFlat())
+    with pytest.raises(ValueError, match='no classifier'): ImagePredictor(learn)
+
+def test_workers_that_are_started_anew_can_be_sent_what_they_need(run):
+    "As on systems without fork"
+    read = pickle.loads(pickle.dumps(ImagePredictor(run[0]).read))
+    assert read.inputs.size == 32
