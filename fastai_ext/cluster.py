@@ -42,7 +42,8 @@ class BatchPredictor:
         "Predict a batch"
         if self.column not in batch: raise ValueError(
             f"There is no column {self.column!r} to predict, only {list(batch)}: name one by `column=`")
-        learn,items = self.learn,list(batch[self.column])
+        learn,col = self.learn,batch[self.column]
+        items = col.tolist() if getattr(col, 'ndim', 0) == 1 else list(col) # numbers of Python's
         tta,vocab = ifnone(self.tta, getattr(learn, 'predict_with_tta', False)),getattr(learn.dls, 'vocab', None)
         if vocab is None: raise ValueError("The learner predicts no classes (its `dls` have no vocab)")
         probs = torch.zeros(0, len(vocab)) # Ray may give a batch without items

@@ -122,8 +122,8 @@ def test_the_command_in_two_processes(tmp_path):
     d = fashion_mnist('embedded')
     for c in (1, 8):
         (tmp_path/'photos'/str(c)).mkdir(parents=True)
-        for i,x in enumerate(d.train_x[d.train_y == c][:30]):
-            Image.fromarray(x).save(tmp_path/'photos'/str(c)/f'{i}.png')
+        imgs = d.train_x[d.train_y == c][:30]
+        for i,x in enumerate(imgs): Image.fromarray(x).save(tmp_path/'photos'/str(c)/f'{i}.png')
     opts = '--model mini_convnet --size 32 --epochs 1 --workers 0 --seeds 5 -3 9'.split()
     cmd = ['-m', 'fastai_ext', 'train', tmp_path/'photos', *opts]
     env = dict(os.environ, OMP_NUM_THREADS='1')

@@ -398,7 +398,7 @@ def test_search_and_dark_mode_in_a_browser(chromium):
 
 queries = {'megaflops': 'summary', 'cutout': 'erase', 'export': 'predict', 'unet': 'tutorials/segmentation',
     'quickstart': 'getting_started', 'GPU': 'precision', 'random erasing': 'erase', 'tta': 'tta',
-    'ensemble': 'ensemble',    'learning rate schedule': 'schedule'}
+    'ensemble': 'ensemble', 'learning rate schedule': 'schedule'}
 
 def test_search_finds_the_right_page_first(chromium):
     with tab(chromium, viewport=dict(width=1280, height=900)) as (page, url):
