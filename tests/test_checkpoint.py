@@ -566,7 +566,8 @@ def test_killed_at_any_moment(tmp_path):
     cmd = [sys.executable, '-W', 'ignore', __file__, str(tmp_path)]
     res = subprocess.run(cmd, capture_output=True, text=True, timeout=90)
     lines = res.stdout.splitlines()
-    assert sum(' 9 False' in o for o in lines) > 5, res.stderr + res.stdout
+    # how many kills come before the end is a matter of the machine's speed
+    assert sum(' 9 False' in o for o in lines) > 1, res.stderr + res.stdout
     got,want = (torch.load(tmp_path/o/'weights') for o in ('killed','whole'))
     assert all(map(torch.equal, got, want))
     for o in ('killed','whole'): assert sorted(f.name for f in (tmp_path/o).iterdir()) == ['a.pth', 'weights']
