@@ -3,7 +3,7 @@
 python .ci/nbs.py run [NOTEBOOK ...]    run notebooks (all of them by default) and save their outputs
 python .ci/nbs.py readme                write README.md from nbs/index.ipynb"""
 from pathlib import Path
-import os, posixpath, re, sys, time
+import hashlib, os, posixpath, re, sys, time
 
 import nbformat
 from nbclient import NotebookClient
@@ -14,12 +14,18 @@ os.environ['PYTHONWARNINGS'] = 'ignore:`torch.jit.script` is deprecated,ignore:I
 
 def notebooks(names): return [Path(o).resolve() for o in names] or sorted((root/'nbs').rglob('[!_.]*.ipynb'))
 
+def code_of(nb):
+    "A digest of the code of a notebook, whatever its comments and lines"
+    code = '\n'.join(c.source for c in nb.cells if c.cell_type == 'code')
+    return hashlib.sha256(re.sub(r'#.*|\s', '', code).encode()).hexdigest()[:16]
+
 def run(names):
     for p in notebooks(names):
         start = time.time()
         nb = nbformat.read(p, as_version=4)
         resources = dict(metadata=dict(path=str(root/'nbs')))
         NotebookClient(nb, timeout=900, kernel_name='python3', resources=resources).execute()
+        nb.metadata['outputs_of'] = code_of(nb)
         nbformat.write(nb, p)
         print(f'{p.relative_to(root)}: ran in {time.time()-start:.0f} s', flush=True)
 

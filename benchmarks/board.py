@@ -6,28 +6,38 @@ Claim: the figures of the page "The board", and what each part of a recipe is wo
 - The test set is used once for each seed of a recipe that is settled, after training on all 60,000 (`final`).
 Run: python benchmarks/board.py [--part choice|final] [--epochs 5] [--seeds 3] [--minutes 100] [--recipe mine.py]
 `mine.py` defines `recipe`, a `Recipe`; the name of the file is its name on the board. A run goes into
-results/board.json when it is finished; one that was interrupted goes on within its epochs, from runs/board/."""
+results/board.json when it is finished; one that was interrupted goes on within its epochs, from runs/board/. Started
+several times (with OMP_NUM_THREADS=1 once for each core), the processes share the runs."""
 from dataclasses import fields, replace
 import runpy
 
 from fastai.vision.all import *
 from fastai_ext.all import *
 from fastai_ext.recipes import *
+from timm.models import register_model
 from common import Runs, mean_sd, summed, tensors
 
 kept = Path(__file__).resolve().parents[1]/'runs'/'board'
 hows = dict(plain=[noop], flip='h', shift='shift')
 
+def net(name, **changes):
+    "Name of the recipes' net with something else in it"
+    def _net(pretrained=False, **kwargs): return mini_resnet_board(pretrained, **{**changes, **kwargs})
+    _net.__name__ = f'mini_resnet_board_{name}'
+    return register_model(_net).__name__
+
 def arms(r):
     "The recipe, and what differs from it in one thing"
     flip,move = r.tfms[0],r.tfms[1:]
     yield 'the recipe',r
-    yield 'Adam at .01',replace(r, opt_func=Adam, lr=.01)
-    yield 'no label smoothing',replace(r, smooth=0.)
-    yield 'no moves',replace(r, tfms=(flip,))
-    yield 'no flips',replace(r, tfms=move)
-    yield 'flips in turn',replace(r, tfms=move, cbs=(*r.cbs, AlternateFlip()))
     yield 'batches of 128',replace(r, bs=128)
+    yield 'GELU',replace(r, model=net('gelu', act_cls=nn.GELU))
+    yield 'Adam at .01',replace(r, opt_func=Adam, lr=.01)
+    yield 'flips in turn',replace(r, tfms=move, cbs=(*r.cbs, AlternateFlip()))
+    yield 'no label smoothing',replace(r, smooth=0.)
+    yield 'pooled by the mean alone',replace(r, model=net('mean', global_pool='avg'))
+    yield 'no moves',replace(r, tfms=(flip,))
+    yield 'twice the rate',replace(r, lr=2*r.lr)
     yield 'mini_resnet_fast',replace(r, model='mini_resnet_fast')
 
 def told(o):
@@ -47,10 +57,10 @@ def data(part):
     return [tensors(d.train_x[o], d.train_y[o]) for o in (np.delete(np.arange(len(d.train_y)), held), held)]
 
 class Clock(Callback):
-    "Seconds of the epochs; a `Checkpoint` keeps them"
+    "Processor time of the epochs, in seconds; a `Checkpoint` keeps it"
     order,seconds = Checkpoint.order+1,0.
-    def before_train(self): self.start = time.time()
-    def after_epoch(self): self.seconds += time.time() - self.start
+    def before_train(self): self.start = time.process_time()
+    def after_epoch(self): self.seconds += time.process_time() - self.start
 
 def preds_file(part, name, seed): return kept/f'{part} {name} {seed}.npy'
 
@@ -68,7 +78,7 @@ def train(part, name, r, seed):
         ps = {k: learn.tta_flip(views=v)[0] for k,v in hows.items()}
     np.save(file, torch.stack([*ps.values()]).numpy())
     checkpoint.unlink()
-    return dict(**{k: acc(p, vy) for k,p in ps.items()}, training_s=clock.seconds, **costs(learn), made_of=made_of(r))
+    return dict(**{k: acc(p, vy) for k,p in ps.items()}, cpu_s=clock.seconds, **costs(learn), made_of=made_of(r))
 
 def costs(learn):
     s = learn.summary()
@@ -81,7 +91,7 @@ def together(part, name, seeds):
 
 def summary(rows):
     "Of each arm's seeds"
-    return summed([o for o in rows if o['seed'] is not None], ['part','name'], [*hows, 'training_s'])
+    return summed([o for o in rows if o['seed'] is not None], ['part','name'], [*hows, 'cpu_s'])
 
 @call_parse
 def main(part:str='choice', epochs:int=5, seeds:int=3, minutes:float=1000, recipe:str=None, only:str=None):
@@ -98,8 +108,8 @@ def main(part:str='choice', epochs:int=5, seeds:int=3, minutes:float=1000, recip
     if part == 'final' and all(preds_file(part, base, o).exists() for o in range(seeds)):
         for key in runs.todo([(part, f'{base}: ensemble of {seeds}', None)]):
             runs.make(lambda *_: dict(together(part, base, range(seeds)), made_of=made_of(r)), *key)
-    print(f'\n| {part} | plain | flip TTA | flip and shift TTA | seconds | runs |\n|---|---|---|---|---|---|')
+    print(f'\n| {part} | plain | flip TTA | flip and shift TTA | minutes of a core | runs |\n|---|---|---|---|---|---|')
     for name,rs in groupby([o for o in runs.rows if o['part']==part], itemgetter('name')).items():
         figures = [mean_sd([o[k] for o in rs]) for k in hows]
-        secs = mean_sd([o.get('training_s', 0) for o in rs], 0)
-        print(f'| {name} | {" | ".join(figures)} | {secs} | {len(rs)} |')
+        minutes = mean_sd([o.get('cpu_s', 0)/60 for o in rs], 1)
+        print(f'| {name} | {" | ".join(figures)} | {minutes} | {len(rs)} |')

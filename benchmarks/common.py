@@ -5,11 +5,13 @@ in some, `summary`: what the rows come to. A row is what was measured and then i
 several times is a dict of `median`, `mean`, `sd` and `runs`. The files were brought into this form from earlier
 ones, so some lack what the earlier form had not kept."""
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from importlib.metadata import version, PackageNotFoundError
 from multiprocessing import get_context
 from statistics import mean, median, stdev
 import json, math, time
 
+from filelock import FileLock, Timeout
 from fastai.vision.all import *
 from fastai_ext.core import environment, whole_file
 from fastai_ext.data import balanced_subset, fashion_mnist, fashion_stats
@@ -93,25 +95,32 @@ def write(name, settings, rows, summary=None, **about):
     with whole_file(folder/f'{name}.json') as p: p.write_text(as_lines(res))
 
 class Runs:
-    "The rows that a file of results has, if its settings are the same, and new ones; each is written when finished"
+    "The rows of a file of results that have the same settings, and new ones; several processes may share the work"
     def __init__(self, name, keys, settings, summary=lambda rows: None, minutes=math.inf):
         store_attr()
-        path,self.stop = folder/f'{name}.json',time.time() + 60*minutes
-        old = json.loads(path.read_text()) if path.exists() else {}
-        self.rows = old['rows'] if old.get('settings') == settings else []
+        self.stop,self.rows = time.time() + 60*minutes,self.read()
     def __contains__(self, key): return tuple(key) in (tuple(o[k] for k in self.keys) for o in self.rows)
+    def read(self):
+        path = folder/f'{self.name}.json'
+        old = json.loads(path.read_text()) if path.exists() else {}
+        return old['rows'] if old.get('settings') == self.settings else []
+    def lock(self, *key, **kwargs): return FileLock(folder/f'.{" ".join(map(str, (self.name, *key)))}.lock', **kwargs)
     def todo(self, keys):
-        "Those that have no row yet, as long as there is time"
+        "Those that have no row yet and that no other process is at, as long as there is time"
         for o in keys:
             if time.time() > self.stop: return
-            if o not in self: yield o
+            with suppress(Timeout), self.lock(*o, timeout=0):
+                self.rows = self.read()
+                if o not in self: yield o
     def make(self, f, *key):
         "Add the row of `key`: what `f` returns for it, and how long it took"
         start = time.time()
-        self.rows.append(dict(zip(self.keys, key), **f(*key), seconds=time.time()-start))
+        row = dict(zip(self.keys, key), **f(*key), seconds=time.time()-start)
         def _short(o): return o[-1:] if isinstance(o, list) else round(o, 4) if isinstance(o, float) else o
-        print({k: _short(v) for k,v in self.rows[-1].items()}, flush=True)
-        write(self.name, self.settings, self.rows, self.summary(self.rows))
+        print({k: _short(v) for k,v in row.items()}, flush=True)
+        with self.lock():
+            self.rows = [*self.read(), row]
+            write(self.name, self.settings, self.rows, self.summary(self.rows))
 
 # Data in memory, and a net
 

@@ -8,33 +8,42 @@ Docs: https://fastai-ext.github.io/fastai_ext/cluster.html.md"""
 __all__ = ['BatchPredictor']
 
 # %% ../nbs/12_cluster.ipynb #81952427
-from fastai.vision.all import *
-from .tta import *
+from .all import *
+from .images import open_image
+from .predict import ImagePredictor, load_trained
 import platform
 
 # %% ../nbs/12_cluster.ipynb #04ad0e83
+def _image(o, size):
+    "A file, its bytes, or pixels, as an image"
+    if isinstance(o, (str,Path,bytes)): return open_image(io.BytesIO(o) if isinstance(o, bytes) else o, size)
+    o = np.asarray(o)
+    if o.dtype != np.uint8: raise ValueError(f'The pixels are {o.dtype}: expected uint8, from 0 to 255')
+    return Image.fromarray(o[...,0] if o.shape[-1] == 1 else o)
+
 class BatchPredictor:
     "Adds a label and probabilities to a batch: a dict of arrays, as Ray Data's `map_batches` gives it"
     def __init__(self,
-        learner:str|Path|Learner, # Exported learner, a pickle, which runs any code: load what you trust
+        learner:str|Path|Learner, # Folder of a run; or an exported learner, a pickle, which runs any code
         column:str='image', # Key of what is to be predicted
-        tta:bool|None=None, # Average each image with its mirror? None: if the learner's `predict_with_tta` says so
+        tta:bool|None=None, # Average each image with its mirror? None: if that was better in the run's validation
         cpu:bool=True # Load an exported learner on the CPU, as `load_learner` does?
     ):
         if not isinstance(learner, (Learner,str,Path)): raise TypeError(
-            f"learner is a {type(learner).__name__}: pass the path of an exported learner, or a Learner")
+            f"learner is a {type(learner).__name__}: pass the path of a run or an exported learner, or a Learner")
         store_attr()
-        if not isinstance(learner, Learner) and not Path(learner).is_file(): raise ValueError(
-            f"There is no exported learner {Path(learner).absolute()} on {platform.node()}: put it where all see it")
+        if not isinstance(learner, Learner) and not Path(learner).exists(): raise ValueError(f"There is no run and no "
+            f"exported learner {Path(learner).absolute()} on {platform.node()}: put it where all see it")
 
     @property
-    def learn(self)->Learner: # Loaded when it is first asked for, and then kept
-        "The learner"
-        if isinstance(self.learner, Learner): return self.learner
-        if '_loaded' not in vars(self): self._loaded = load_learner(self.learner, cpu=self.cpu)
-        return self._loaded
+    def predictor(self)->ImagePredictor: # Made when it is first asked for, and then kept
+        "What predicts"
+        if '_made' not in vars(self):
+            learn = self.learner if isinstance(self.learner, Learner) else load_trained(self.learner, self.cpu)
+            self._made = ImagePredictor(learn, self.tta)
+        return self._made
 
-    def __getstate__(self): return {k: v for k,v in vars(self).items() if k != '_loaded'}
+    def __getstate__(self): return {k: v for k,v in vars(self).items() if k != '_made'}
 
     def __call__(self,
         batch:dict # Name to array; each has as many items
@@ -42,16 +51,15 @@ class BatchPredictor:
         "Predict a batch"
         if self.column not in batch: raise ValueError(
             f"There is no column {self.column!r} to predict, only {list(batch)}: name one by `column=`")
-        learn,col = self.learn,batch[self.column]
+        p,col = self.predictor,batch[self.column]
         items = col.tolist() if getattr(col, 'ndim', 0) == 1 else list(col) # numbers of Python's
-        tta,vocab = ifnone(self.tta, getattr(learn, 'predict_with_tta', False)),getattr(learn.dls, 'vocab', None)
-        if vocab is None: raise ValueError("The learner predicts no classes (its `dls` have no vocab)")
-        probs = torch.zeros(0, len(vocab)) # Ray may give a batch without items
-        if items:
-            dl = learn.dls.test_dl(items, num_workers=0)
-            with learn.no_bar(): probs = (learn.tta_flip if tta else learn.get_preds)(dl=dl)[0].float()
-        if isinstance(learn.loss_func, BCEWithLogitsLossFlat): # several labels an item
-            labels = [';'.join(str(v) for v,p in zip(vocab, o) if p > .5) for o in probs.tolist()]
-        else: labels = [str(vocab[i]) for i in probs.argmax(1)]
+        probs = self._probs(items).float() if items else torch.zeros(0, len(p.vocab)) # Ray may give an empty batch
         best = probs.amax(1) if items else probs.sum(1)
-        return {**batch, 'label': np.array(labels, dtype=object), 'probability': best.numpy(), 'probs': probs.numpy()}
+        labels = np.array([p.label(o) for o in probs], dtype=object)
+        return {**batch, 'label': labels, 'probability': best.numpy(), 'probs': probs.numpy()}
+
+    def _probs(self, items):
+        p,inputs = self.predictor,getattr(self.predictor.learn, 'image_inputs', None)
+        if inputs: return p.probs((inputs.batch([inputs.form(_image(o, inputs.size)) for o in items]),))
+        dl = p.learn.dls.test_dl(items, num_workers=0)
+        with p.learn.no_bar(): return (p.learn.tta_flip if p.tta else p.learn.get_preds)(dl=dl)[0]

@@ -53,7 +53,13 @@ class ImageInputs:
         invert:bool=False # Exchange black and white?
     )->Image.Image: # `size` by `size`
         "An image file in this form; errors as of `open_image`"
-        img = open_image(file, self.size)
+        return self.form(open_image(file, self.size), invert)
+
+    def form(self,
+        img:Image.Image, # As `open_image` returns it
+        invert:bool=False # Exchange black and white?
+    )->Image.Image: # `size` by `size`
+        "An image in this form"
         ground = ImageOps.invert(Image.new('RGB', (1,1), self.ground)).getpixel((0,0)) if invert else self.ground
         if img.has_transparency_data:
             base = Image.new('RGBA', img.size, ground)

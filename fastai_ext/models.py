@@ -277,4 +277,4 @@ def mini_resnet_board(
 )->MiniNet: # Untrained
     "A 3×3 convolution and residual blocks from 32 to 256 channels, with an early stride, pooled by mean and maximum"
     return _create('mini_resnet_board', pretrained, dict(nfs=(32,64,128,256), stem_cls=ConvBlock, stem_ks=3,
-        block_cls=partial(ResNetBlock, early=True, id_norm=True), act_cls=nn.GELU, global_pool='catavgmax'), kwargs)
+        block_cls=partial(ResNetBlock, early=True, id_norm=True), act_cls=nn.ReLU, global_pool='catavgmax'), kwargs)

@@ -70,6 +70,15 @@ def test_runs_are_written_as_they_finish_and_not_made_again(common):
     assert r['summary'][1] == dict(arm='b', n=1, loss=dict(mean=.5, sd=None))
     assert list(_runs(lr=1).todo(keys)) == [('b', 1)] and list(_runs(lr=2).todo(keys)) == keys
 
+def test_processes_share_the_runs(common):
+    keys = [('a',), ('b',), ('c',)]
+    one,two = (common.Runs('x', ['arm'], {}) for _ in range(2))
+    todo,other = one.todo(keys),two.todo(keys)
+    assert (next(todo), next(other)) == (('a',), ('b',))
+    for runs,k in ((one, 'a'), (two, 'b')): runs.make(lambda arm: dict(loss=1.), k)
+    assert next(other) == ('c',) and list(todo) == []
+    assert [o['arm'] for o in json.loads((common.folder/'x.json').read_text())['rows']] == ['a', 'b']
+
 def test_no_run_is_begun_when_the_time_is_up(common):
     runs = common.Runs('x', ['k'], {}, minutes=0)
     assert list(runs.todo([('a',)])) == []

@@ -4,7 +4,9 @@ import pickle, pytest
 
 from fastai_ext.cluster import BatchPredictor
 from fastai_ext.data import fashion_mnist, fashion_mnist_dls, fashion_vocab
+from fastai_ext.fashion import fashion_job
 from fastai_ext.models import mini_convnet
+from fastai_ext.predict import predict_images
 
 def arrays(n): return fashion_mnist('embedded').test_x[:n]
 
@@ -47,6 +49,21 @@ def test_files_and_their_bytes(learn, tmp_path):
     want = BatchPredictor(learn)(dict(image=x))['probs']
     for col in (np.array(files), np.array([Path(o).read_bytes() for o in files], dtype=object)):
         assert np.array_equal(BatchPredictor(learn, 'file')(dict(file=col))['probs'], want)
+
+def test_a_run_of_the_command(tmp_path):
+    "Files, their bytes and pixels of any size give what `fastai-ext predict` says; floats would become black"
+    fashion_job(tmp_path/'run', model='mini_convnet', epochs=1, bs=256, seeds=[1,2])
+    imgs = [Image.fromarray(o).resize((40,60)) for o in arrays(3)]
+    for i,o in enumerate(imgs): o.save(tmp_path/f'{i}.png')
+    files = [*map(str, sorted(tmp_path.glob('*.png')))]
+    want = [*predict_images(tmp_path/'run', files)]
+    cols = files,[Path(o).read_bytes() for o in files],np.stack([*map(np.asarray, imgs)])
+    for col in (*cols, cols[2][...,None], np.stack([np.asarray(o.convert('RGB')) for o in imgs])):
+        got = BatchPredictor(tmp_path/'run')(dict(image=col))
+        assert got['label'].tolist() == [max(o, key=o.get) for o in want]
+        for p,o in zip(got['probs'], want): assert p == pytest.approx([o[k] for k in fashion_vocab], abs=1e-6)
+    with pytest.raises(ValueError, match='float32: expected uint8'):
+        BatchPredictor(tmp_path/'run')(dict(image=cols[2].astype(np.float32)))
 
 def test_no_items(learn):
     got = BatchPredictor(learn)(dict(image=arrays(0)))

@@ -61,12 +61,13 @@ uses = dict(rng='', twin='rng', core='rng twin', averaging='core', loaders='core
 uses |= dict(callbacks='twin core augment', record='callbacks', precision='', resize='core summary callbacks')
 uses |= dict(sched='', schedule='callbacks sched', anneal='schedule', muon='precision', weights='core callbacks')
 uses |= dict(checkpoint='rng twin core callbacks', speed='twin core loaders callbacks precision')
-uses |= dict(tta='averaging core', members='averaging core', processes='', distributed='rng', cluster='tta')
+uses |= dict(tta='averaging core', members='averaging core', processes='', distributed='rng')
 uses |= dict(ensemble='averaging core members callbacks schedule weights checkpoint processes')
 uses |= dict(all=None, settings='models', recipes='all settings', images='loaders', folder='images loaders')
 uses |= dict(report='core tta')
 uses |= dict(job='all settings recipes images folder report', fashion='all settings recipes images job')
-uses |= dict(predict='all settings images folder job', cli='settings report job fashion predict', __main__='cli')
+uses |= dict(predict='all settings images folder job', cluster='all images predict')
+uses |= dict(cli='settings report job fashion predict', __main__='cli')
 
 def test_modules_import_what_the_table_allows():
     for i,(name,allowed) in enumerate(uses.items()):

@@ -3,12 +3,13 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
-import ast, filecmp, json, os, pytest, re, shutil, subprocess, sys
+import ast, filecmp, json, nbformat, os, pytest, re, runpy, shutil, subprocess, sys
 
 from execnb.shell import CaptureShell
 from fastcore.nbio import read_nb
 
 root = Path(__file__).parents[1]
+nbs = runpy.run_path(root/'.ci'/'nbs.py')
 notebooks = sorted((root/'nbs').rglob('[!_.]*.ipynb'))
 
 def code_cells(nb): return [c for c in json.loads(nb.read_text())['cells'] if c['cell_type'] == 'code']
@@ -59,6 +60,11 @@ def test_saved_outputs_are_fit_to_be_read(nb):
     shown = [o for o in outputs if 'image/png' not in o.get('data', {})]
     text = json.dumps([{k: v for k,v in o.items() if k != 'metadata'} for o in shown])
     assert not re.search(r'site-packages|/(home|root|tmp|work)/', text)
+
+@pytest.mark.parametrize('nb', notebooks, ids=lambda o: o.stem)
+def test_saved_outputs_are_of_the_code_beside_them(nb):
+    read = nbformat.read(nb, as_version=4)
+    assert read.metadata.get('outputs_of') == nbs['code_of'](read), f'python .ci/nbs.py run {nb.relative_to(root)}'
 
 @pytest.mark.slow
 def test_style(): assert 'found 0 potential' in command('chkstyle')
