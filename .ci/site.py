@@ -208,7 +208,9 @@ def add_constants(nbs):
         if not (root/'fastai_ext'/Path(k).with_suffix('.py')).exists(): continue
         mod = import_module(f'fastai_ext.{Path(k).stem}')
         found = [o for o in mod.__all__ if not callable(getattr(mod, o))]
-        def _value(o): return pprint.pformat(getattr(mod, o), width=100, compact=True, sort_dicts=False)
+        def _value(o):
+            text = pprint.pformat(getattr(mod, o), width=100, compact=True, sort_dicts=False)
+            return re.sub(r'<function (\w+) at 0x\w+>', r'\1', text)
         entries = [f'{heading(o, 3)}\n\n```python\n{o} = {_value(o)}\n```' for o in found]
         if found: nb.cells.append(mk_cell('\n\n'.join(['## Constants', *entries]), 'markdown'))
 

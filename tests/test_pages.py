@@ -152,4 +152,5 @@ def test_messages_on_the_page_are_in_the_source():
         if o.startswith('| `')]
     source = '\n'.join(messages())
     def _there(o): return re.search('[^\n]*'.join(map(re.escape, map(str.strip, o.split('…')))), source)
-    assert len(said) > 35 and [o for o in said if not _there(o)] == []
+    assert len(said) > 35 and not any('`' in o for o in said) # the site can't show one within code
+    assert [o for o in said if not _there(o)] == []
