@@ -193,8 +193,8 @@ def _judged(kind, out, s, data, learns, summary, export):
     histories = {f'seed {o}': _history(out/'members', o) for o in s.seeds}
     print('Judging: plain and with flip TTA')
     preds = [_judge(o, data.parts) for o in learns]
-    final,together = (ensemble(learns),None) if len(learns) > 1 else (learns[0],preds[0])
-    if together is None: together = _judge(final, data.parts)
+    final = ensemble(learns) if len(learns) > 1 else learns[0]
+    together = {k: (torch.stack([o[k][0] for o in preds]).mean(0), preds[0][k][1]) for k in preds[0]}
     members = {str(seed): dict(accuracy=_accuracy(p), seconds=h['seconds'])
         for seed,p,h in zip(s.seeds, preds, histories.values())}
     scores = _scored(s, data, preds, together)
