@@ -22,7 +22,7 @@ _examples = dict(
   fastai-ext train photos --model resnet18 --pretrained --size 224 --epochs 5 --lr 2e-3
   fastai-ext train --resume                     after an interruption""",
     fashion="""examples:
-  fastai-ext fashion                            the defaults, a minute and a half on two cores
+  fastai-ext fashion                            the defaults, a minute and a quarter on two cores
   fastai-ext fashion --data full --recipe 20 --seeds 1 2 3 --out runs/full
   fastai-ext fashion --resume --out runs/full   after an interruption""",
     predict="""examples:

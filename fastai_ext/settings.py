@@ -12,7 +12,7 @@ from pathlib import Path
 import difflib, math
 
 # %% ../nbs/09a_settings.ipynb #8beb141a
-fashion_defaults = dict(model='mini_resnet', data='embedded', recipe=None, epochs=6, bs=64, lr=1e-2, seeds=[42, 43])
+fashion_defaults = dict(model='mini_resnet', data='embedded', recipe=None, epochs=6, bs=128, lr=1e-2, seeds=[42, 43])
 job_defaults = dict(folder=None, labels=None, sep=';', recipe=None, model='mini_resnet', size=96, pretrained=False,
     weights=None, epochs=30, bs=16, lr=4e-3, seeds=[42, 43])
 
