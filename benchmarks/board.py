@@ -46,7 +46,9 @@ def told(o):
     if isinstance(o, (tuple,list)): return ' '.join(map(told, o))
     return str(getattr(o, '__name__', o))
 
-def made_of(r): return {f.name: told(getattr(r, f.name)) for f in fields(r)}
+def made_of(r):
+    "What it was trained by; every run is judged by the same views"
+    return {f.name: told(getattr(r, f.name)) for f in fields(r) if f.name != 'views'}
 
 @functools.cache
 def data(part):

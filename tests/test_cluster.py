@@ -62,8 +62,8 @@ def test_a_run_of_the_command(tmp_path):
         got = BatchPredictor(tmp_path/'run')(dict(image=col))
         assert got['label'].tolist() == [max(o, key=o.get) for o in want]
         for p,o in zip(got['probs'], want): assert p == pytest.approx([o[k] for k in fashion_vocab], abs=1e-6)
-    with pytest.raises(ValueError, match='float32: expected uint8'):
-        BatchPredictor(tmp_path/'run')(dict(image=cols[2].astype(np.float32)))
+    floats = dict(image=cols[2].astype(np.float32))
+    with pytest.raises(ValueError, match='float32: expected uint8'): BatchPredictor(tmp_path/'run')(floats)
 
 def test_no_items(learn):
     got = BatchPredictor(learn)(dict(image=arrays(0)))
