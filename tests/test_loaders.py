@@ -230,6 +230,7 @@ def test_interruption(files, workers):
         time.sleep(.03)
         return o
     dls = loaders(files, item_tfms=slow, num_workers=workers)
+    signal.signal(signal.SIGINT, signal.default_int_handler) # a shell has its jobs in the background ignore it
     Timer(.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt) as kept: dls.in_memory()
     assert kept.tb and not active_children() and len(list(dls.valid)) == 2
