@@ -5,9 +5,10 @@ Claim: the figures of the page "The board", and what each part of a recipe is wo
   differs from the recipe in the one thing that it names, and has the same seeds.
 - The test set is used once for each seed of a recipe that is settled, after training on all 60,000 (`final`).
 Run: python benchmarks/board.py [--part choice|final] [--epochs 5] [--seeds 3] [--minutes 100] [--recipe mine.py]
-`mine.py` defines `recipe`, a `Recipe`; the name of the file is its name on the board. A run goes into
-results/board.json when it is finished; one that was interrupted goes on within its epochs, from runs/board/. Started
-several times (with OMP_NUM_THREADS=1 once for each core), the processes share the runs."""
+With `--only TEXT` just those whose names have the text. `mine.py` defines `recipe`, a `Recipe`; the name of the file is
+its name on the board. A run goes into results/board.json when it is finished; one that was interrupted goes on within
+its epochs, from runs/board/. Started several times (with OMP_NUM_THREADS=1 once for each core), the processes share the
+runs."""
 from dataclasses import fields, replace
 import runpy
 
@@ -110,11 +111,12 @@ def main(part:str='choice', epochs:int=5, seeds:int=3, minutes:float=1000, recip
     if stale: raise SystemExit(f'{stale[0]["name"]} was something else when it was measured: {stale[0]["made_of"]}')
     for _,name,seed in runs.todo((part,k,i) for i in range(seeds) for k in todo):
         runs.make(lambda *_: train(part, name, todo[name], seed), part, name, seed)
-    if part == 'final' and all(preds_file(part, base, o).exists() for o in range(seeds)):
+    # another process may still be at one of them
+    if part == 'final' and all((part, base, o) in runs and preds_file(part, base, o).exists() for o in range(seeds)):
         for key in runs.todo([(part, f'{base}: ensemble of {seeds}', None)]):
             runs.make(lambda *_: dict(together(part, base, range(seeds)), made_of=made_of(r)), *key)
     print(f'\n| {part} | plain | flip TTA | flip and shift TTA | minutes of a core | runs |\n|---|---|---|---|---|---|')
     for name,rs in groupby([o for o in runs.rows if o['part']==part], itemgetter('name')).items():
         figures = [mean_sd([o[k] for o in rs]) for k in hows]
-        minutes = mean_sd([o.get('cpu_s', 0)/60 for o in rs], 1)
+        minutes = mean_sd([o['cpu_s']/60 for o in rs], 1) if 'cpu_s' in rs[0] else ''
         print(f'| {name} | {" | ".join(figures)} | {minutes} | {len(rs)} |')
