@@ -19,7 +19,7 @@ def _image(o, size):
     if isinstance(o, (str,Path,bytes)): return open_image(io.BytesIO(o) if isinstance(o, bytes) else o, size)
     o = np.asarray(o)
     if o.dtype != np.uint8: raise ValueError(f'The pixels are {o.dtype}: expected uint8, from 0 to 255')
-    return Image.fromarray(o[...,0] if o.ndim == 3 and o.shape[-1] == 1 else o)
+    return Image.fromarray(o[...,0] if o.shape[-1] == 1 else o)
 
 class BatchPredictor:
     "Adds a label and probabilities to a batch: a dict of arrays, as Ray Data's `map_batches` gives it"
