@@ -7,6 +7,7 @@ import ast, filecmp, json, nbformat, os, pytest, re, runpy, shutil, subprocess, 
 
 from execnb.shell import CaptureShell
 from fastcore.nbio import read_nb
+from fastai_ext._modidx import d as modidx
 
 root = Path(__file__).parents[1]
 nbs = runpy.run_path(root/'.ci'/'nbs.py')
@@ -65,6 +66,12 @@ def test_saved_outputs_are_fit_to_be_read(nb):
 def test_saved_outputs_are_of_the_code_beside_them(nb):
     read = nbformat.read(nb, as_version=4)
     assert read.metadata.get('outputs_of') == nbs['code_of'](read), f'python .ci/nbs.py run {nb.relative_to(root)}'
+
+@pytest.mark.parametrize('nb', [o for o in notebooks if code_cells(o)], ids=lambda o: o.stem)
+def test_notebooks_install_the_package_on_colab(nb):
+    "There `/content` is, and neither the package nor the benchmarks' results that some pages show"
+    source = ''.join(code_cells(nb)[0]['source'])
+    assert re.search(r'git clone -q (\S+)', source)[1] == modidx['settings']['git_url'] and 'pip install' in source
 
 @pytest.mark.slow
 def test_style(): assert 'found 0 potential' in command('chkstyle')
