@@ -471,9 +471,17 @@ def test_accessible(chromium, pages, width, scheme):
                 if o['impact'] in ('critical', 'serious'): found.append((k, o['id'], o['nodes'][0]['html'][:200]))
     assert found == []
 
+covered = """[...document.querySelectorAll('.source-link')].filter(o => {
+    const link = o.getBoundingClientRect(), name = document.createRange()
+    name.selectNodeContents(o.closest('section').querySelector('h3, h4'))
+    return [...name.getClientRects()].some(a => a.right > link.left && a.bottom > link.top && a.top < link.bottom)
+    }).map(o => o.href)"""
+squeezed = """[...document.querySelectorAll('main td')].filter(o => o.clientWidth < 100
+    && o.textContent.trim().split(/\\s+/).length > 5).map(o => o.textContent)"""
+
 @pytest.mark.parametrize('width', (1280, 390))
 def test_pages_in_a_browser(chromium, pages, width):
-    "No error on any page, nothing wider than the window, and no picture that is missing"
+    "No error on any page, nothing wider than the window, no picture that is missing, and what is there can be read"
     with tab(chromium, viewport=dict(width=width, height=900)) as (page, url):
         for k in pages:
             page.goto(f'{url}/{k}')
@@ -488,3 +496,5 @@ def test_pages_in_a_browser(chromium, pages, width):
                 const main = document.querySelector('main').getBoundingClientRect()
                 return e.tagName == 'MAIN' && w.right > main.right + 1}).length""")
             assert clipped == 0, f'{k}: {clipped} tables or code blocks run out of the page'
+            assert page.evaluate(covered) == [], f'{k}: the link to the source lies on the name'
+            assert page.evaluate(squeezed) == [], f'{k}: a column has room for a word a line'
