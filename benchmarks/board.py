@@ -39,9 +39,11 @@ def arms(r):
     yield 'pooled by the mean alone',replace(r, model=net('mean', global_pool='avg'))
     yield 'no moves',replace(r, tfms=(flip,))
     yield 'twice the rate',replace(r, lr=2*r.lr)
-    yield 'a residual block as stem',replace(r, model=net('stem', stem_cls=ResNetBlock))
+    yield 'one convolution as stem',replace(r, model=net('conv', stem_cls=ConvBlock))
     yield 'moves of 2 pixels',replace(r, tfms=(flip, partial(rand_pad_crop, pad=2)))
     yield 'label smoothing of .2',replace(r, smooth=.2)
+    yield 'erased patches',replace(r, tfms=(*r.tfms, partial(rand_erase, p=.5)))
+    yield 'CutMix',replace(r, cbs=(*r.cbs, RandCutMix(p=.5)))
     yield 'mini_resnet_fast',replace(r, model='mini_resnet_fast')
 
 def told(o):

@@ -177,7 +177,7 @@ def _cfg(first_conv=('stem.conv1.conv','stem.idconv'), classifier='fc.0', pool_s
 _convs,_to_one = _cfg('stem.conv', 'fc.conv'),_cfg(pool_size=(1,1))
 _cfgs = dict(mini_convnet=_convs, mini_convnet_deep=_convs, mini_resnet=_to_one, mini_resnet_wide=_to_one,
     mini_resnet_gap=_cfg(), mini_resnet_slim=_cfg(), mini_resnet_fast=_cfg('stem.conv'), mini_resnet_drop=_to_one,
-    mini_resnet_board=_cfg('stem.conv', pool_size=(4,4)))
+    mini_resnet_board=_cfg(pool_size=(4,4)))
 default_cfgs = generate_default_cfgs(_cfgs)
 
 # %% ../nbs/03_models.ipynb #a1814035
@@ -275,6 +275,6 @@ def mini_resnet_board(
     pretrained:bool=False, # Load weights? Only your own, `pretrained_cfg_overlay=dict(file=…)`: there are no others
     **kwargs # Arguments of `MiniNet`, in place of this model's
 )->MiniNet: # Untrained
-    "A 3×3 convolution and residual blocks from 32 to 256 channels, with an early stride, pooled by mean and maximum"
-    return _create('mini_resnet_board', pretrained, dict(nfs=(32,64,128,256), stem_cls=ConvBlock, stem_ks=3,
-        block_cls=partial(ResNetBlock, early=True, id_norm=True), act_cls=nn.ReLU, global_pool='catavgmax'), kwargs)
+    "Residual blocks from 32 to 256 channels, with an early stride, pooled by mean and maximum"
+    return _create('mini_resnet_board', pretrained, dict(nfs=(32,64,128,256), act_cls=nn.ReLU,
+        block_cls=partial(ResNetBlock, early=True, id_norm=True), global_pool='catavgmax'), kwargs)

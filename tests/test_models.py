@@ -9,8 +9,9 @@ from fastai_ext.models import *
 from fastai_ext.layers import *
 
 def board():
-    "Stem and blocks with the stride in the first convolution, 10 outputs of mean and maximum"
-    params,macs,size = 9*32+3*32,28*28*9*32,28
+    "A block at full size, three with the stride in the first convolution, 10 outputs of mean and maximum"
+    weights,size = 9*32+9*32*32+32,28
+    params,macs = weights+2*3*32+32,size*size*weights
     for ni,nf in ((32,64), (64,128), (128,256)):
         size = (size+1)//2
         params += 9*ni*nf+9*nf*nf+ni*nf + 3*3*nf
