@@ -111,9 +111,9 @@ def _job(command, out, **given):
     if res is None: return # of several processes the first one tells
     accs,part = [m['accuracy'] for m in res['members'].values()],res['judged']
     plain,tta = (mean_sd([o[k] for o in accs]) for k in (part,f'{part}_tta'))
-    both = res['ensemble'][f'{part}_tta']
+    both = f", {res['ensemble'][f'{part}_tta']:.4f} ensembled with flip TTA" if len(accs) > 1 else ''
     name = dict(test='Test', valid='There are no test images. Validation')[part]
-    print(f'{name} accuracy: {plain} plain, {tta} with flip TTA, {both:.4f} ensembled with flip TTA\n'
+    print(f'{name} accuracy: {plain} plain, {tta} with flip TTA{both}\n'
         f'Results, report.html, pictures and the model are in {out}')
 
 def _show_progress(done, total, start):

@@ -29,7 +29,7 @@ class Recipe:
     smooth: float = .1 # Label smoothing of the cross-entropy, from 0 to 1
     tfms: tuple = (rand_flip, partial(rand_pad_crop, pad=1)) # Functions of a batch of images, run in training
     cbs: tuple = () # Further callbacks; each learner gets copies
-    views: str|Sequence = 'h' # Of each image in prediction, for `Learner.tta_flip`
+    views: str|Sequence = 'shift' # Of each image in prediction, for `Learner.tta_flip`
 
     def __post_init__(self):
         check_settings(self.model, self.epochs, self.bs, self.lr, seeds=[0])

@@ -198,6 +198,8 @@ def test_training_that_diverges_is_an_error_whose_advice_can_be_followed(capsys,
     assert not [o for o in out.rglob('*') if o.is_file() and o.name != '.lock']
     run_cli([*args, '1e-2'])
     assert (out/'results.json').is_file()
+    told = capsys.readouterr().out
+    assert 'with flip TTA' in told and 'ensembled' not in told, 'there is but one member'
 
 def test_advice_where_a_member_is_finished(capsys, tmp_path, folder, monkeypatch):
     "What is there stays, and the next try goes elsewhere"
