@@ -432,7 +432,7 @@ def test_keyboard_and_copying(chromium):
         assert page.evaluate('document.activeElement.innerText') == 'Skip to the text'
         assert page.evaluate('document.activeElement.getBoundingClientRect().top') >= 0
         page.keyboard.press('Enter')
-        assert page.url.endswith('#quarto-document-content')
+        page.wait_for_url(re.compile('#quarto-document-content$'))
         i = page.locator('main pre.sourceCode').evaluate_all('os => os.findIndex(o => /\\S\\n\\S/.test(o.textContent))')
         pre,button = (page.locator(f'main {o}').nth(i) for o in ('pre.sourceCode', '.code-copy-button'))
         pre.evaluate('o => o.style.width = "12rem"')
