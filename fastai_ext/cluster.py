@@ -16,10 +16,16 @@ import platform
 # %% ../nbs/12_cluster.ipynb #04ad0e83
 def _image(o, size):
     "A file, its bytes, or pixels, as an image"
-    if isinstance(o, (str,Path,bytes)): return open_image(io.BytesIO(o) if isinstance(o, bytes) else o, size)
+    if isinstance(o, (str,Path,bytes)): return open_image(o, size)
     o = np.asarray(o)
     if o.dtype != np.uint8: raise ValueError(f'The pixels are {o.dtype}: expected uint8, from 0 to 255')
     return Image.fromarray(o[...,0] if o.shape[-1] == 1 else o)
+
+def _images(items, size):
+    "An error says which item it is of"
+    for i,o in enumerate(items):
+        try: yield _image(o, size)
+        except (OSError, ValueError) as e: raise type(e)(f'Item {i} of the batch: {e}') from e
 
 class BatchPredictor:
     "Adds a label and probabilities to a batch: a dict of arrays, as Ray Data's `map_batches` gives it"
@@ -60,6 +66,6 @@ class BatchPredictor:
 
     def _probs(self, items):
         p,inputs = self.predictor,getattr(self.predictor.learn, 'image_inputs', None)
-        if inputs: return p.probs((inputs.batch([inputs.form(_image(o, inputs.size)) for o in items]),))
+        if inputs: return p.probs((inputs.batch([*map(inputs.form, _images(items, inputs.size))]),))
         dl = p.learn.dls.test_dl(items, num_workers=0)
         with p.learn.no_bar(): return (p.learn.tta_flip if p.tta else p.learn.get_preds)(dl=dl)[0]

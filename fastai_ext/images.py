@@ -15,21 +15,23 @@ from .loaders import InMemoryDL # chkstyle: ignore (which patches `from_arrays` 
 
 # %% ../nbs/09b_images.ipynb #80c49fd0
 def open_image(
-    file:str|Path, # An image file
+    file:str|Path|bytes, # An image file, or what is in one
     size:int=0 # Where the image is to be shrunk: the side in pixels that it must have at least
 )->Image.Image: # Upright, of 8 bits
     "The first frame of an image file; a ValueError or FileNotFoundError names the file"
+    within = isinstance(file, bytes)
+    name = f'content of {len(file)} bytes' if within else file
     try:
-        img = Image.open(file)
+        img = Image.open(io.BytesIO(file) if within else file)
         if size: img.draft(None, (2*size,2*size))
         img.load()
         if img.getexif(): img = ImageOps.exif_transpose(img) # which copies
     except FileNotFoundError: raise FileNotFoundError(f'There is no image file {file}') from None
     except Exception as e: # a damaged file can make a decoder raise anything
         why = 'its content is none of a known kind' if isinstance(e, UnidentifiedImageError) else e
-        raise ValueError(f'{file} is no image that can be read: {why}') from e
+        raise ValueError(f'{name} is no image that can be read: {why}') from e
     if img.mode.startswith('I;16'): return Image.fromarray((np.asarray(img)>>8).astype(np.uint8))
-    if img.mode[0] in 'IF': raise ValueError(f'{file} has pixels of 32 bits ({img.mode}): convert it to 8 or 16')
+    if img.mode[0] in 'IF': raise ValueError(f'{name} has pixels of 32 bits ({img.mode}): convert it to 8 or 16')
     return img
 
 # %% ../nbs/09b_images.ipynb #4759c29c

@@ -64,6 +64,11 @@ def test_a_run_of_the_command(tmp_path):
         for p,o in zip(got['probs'], want): assert p == pytest.approx([o[k] for k in fashion_vocab], abs=1e-6)
     floats = dict(image=cols[2].astype(np.float32))
     with pytest.raises(ValueError, match='float32: expected uint8'): BatchPredictor(tmp_path/'run')(floats)
+    cut = [cols[1][0], cols[1][1][:50]]
+    with pytest.raises(ValueError, match='Item 1 of the batch: content of 50 bytes is no image'):
+        BatchPredictor(tmp_path/'run')(dict(image=cut))
+    with pytest.raises(FileNotFoundError, match='Item 0 of the batch: .* no image file none.png'):
+        BatchPredictor(tmp_path/'run')(dict(image=['none.png']))
 
 def test_no_items(learn):
     got = BatchPredictor(learn)(dict(image=arrays(0)))
