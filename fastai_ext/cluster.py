@@ -21,8 +21,8 @@ def _image(o, size):
     if o.dtype != np.uint8: raise ValueError(f'The pixels are {o.dtype}: expected uint8, from 0 to 255')
     return Image.fromarray(o[...,0] if o.shape[-1] == 1 else o)
 
-def _images(items, size):
-    "An error says which item it is of"
+def _opened(items, size):
+    "Items as images; an error says which it is of"
     for i,o in enumerate(items):
         try: yield _image(o, size)
         except (OSError, ValueError) as e: raise type(e)(f'Item {i} of the batch: {e}') from e
@@ -66,6 +66,6 @@ class BatchPredictor:
 
     def _probs(self, items):
         p,inputs = self.predictor,getattr(self.predictor.learn, 'image_inputs', None)
-        if inputs: return p.probs((inputs.batch([*map(inputs.form, _images(items, inputs.size))]),))
+        if inputs: return p.probs((inputs.batch([*map(inputs.form, _opened(items, inputs.size))]),))
         dl = p.learn.dls.test_dl(items, num_workers=0)
         with p.learn.no_bar(): return (p.learn.tta_flip if p.tta else p.learn.get_preds)(dl=dl)[0]
