@@ -18,7 +18,7 @@ def open_image(
     file:str|Path|bytes, # An image file, or what is in one
     size:int=0 # Where the image is to be shrunk: the side in pixels that it must have at least
 )->Image.Image: # Upright, of 8 bits
-    "The first frame of an image file; a ValueError or FileNotFoundError names the file"
+    "The first frame of an image file; a ValueError or FileNotFoundError names the file, or the size of its content"
     within = isinstance(file, bytes)
     name = f'content of {len(file)} bytes' if within else file
     try:
